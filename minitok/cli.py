@@ -1,0 +1,160 @@
+"""The commands: minitok tour | papers | train | bench | data | notebooks | lab."""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from minitok import execution, files
+
+PROBLEMS = (ValueError, ConnectionError, PermissionError, FileNotFoundError, ImportError, execution.CellError)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands, their options and their help."""
+    top = argparse.ArgumentParser(
+        prog="minitok", description="199 papers on tokens, each one short PyTorch module and one notebook."
+    )
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, job: object, about: str, example: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            epilog=f"Example: minitok {example}",
+        )
+        made.set_defaults(job=job)
+        return made
+
+    tour = command(
+        "tour",
+        _tour,
+        "run the tour on a picture of yours; write one HTML page",
+        "tour cat.jpg --out cat.html",
+    )
+    tour.add_argument("picture", help="a picture of at least 64x64 pixels: JPEG, PNG, WebP, ...")
+    tour.add_argument("--out", default="tour.html", metavar="FILE", help="the page to write (default: %(default)s)")
+
+    papers = command("papers", _papers, "list the papers, or show one", "papers --chapter quantize")
+    papers.add_argument("slug", nargs="?", help="show the facts and the verdict of this paper")
+    papers.add_argument("--chapter", metavar="NAME", help="only the papers of this chapter")
+    papers.add_argument("--status", metavar="STATUS", help="only papers that are working, or planned")
+    papers.add_argument("--json", action="store_true", help="print JSON rather than a table")
+    _add_train(command("train", _train, "train a house model from scratch", "train vit --device cuda --ship"))
+
+    bench = command(
+        "bench", _bench, "time the house models and the renderer on this machine", "bench --json bench.json"
+    )
+    bench.add_argument("names", nargs="*", help="only these rows (default: all)")
+    bench.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    bench.add_argument("--json", metavar="FILE", help="also write the figures to this file")
+
+    _add_others(command)
+    return top
+
+
+def _add_others(command: Callable[..., argparse.ArgumentParser]) -> None:
+    data = command("data", _data, "bring all data that notebooks read into the cache", "data --list")
+    data.add_argument("--list", action="store_true", help="only say what there is, with sizes and licences")
+    data.add_argument("--clothing", action="store_true", help="also the photographs of clothes (106 MB)")
+
+    notebooks = command(
+        "notebooks", _notebooks, "make notebooks from their sources", "notebooks notebooks/src/00_start"
+    )
+    notebooks.add_argument("paths", nargs="*", help="sources, notebooks or folders (default: all that changed)")
+
+    lab = command("lab", _lab, "open the course in JupyterLab, at the tour", "lab --no-browser")
+    lab.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="passed on to jupyter lab")
+
+
+def _add_train(train: argparse.ArgumentParser) -> None:
+    train.add_argument("name", help="the house model, such as vit")
+    train.add_argument("--folder", type=pathlib.Path, help="where the run is kept and resumed (default: runs/NAME)")
+    train.add_argument("--steps", type=int, help="train for so many steps (default: the recipe's)")
+    train.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    train.add_argument("--devices", type=int, default=1, help="how many GPUs share the work (default: 1)")
+    train.add_argument("--seed", type=int, default=0, help="the seed of all random numbers (default: 0)")
+    train.add_argument("--ship", action="store_true", help="write checkpoint and card into data/checkpoints")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status.
+
+    0: all is well; 1: some notebooks failed; 2: the user can mend it, and one line says what; 130: stopped.
+    """
+    known, rest = parser().parse_known_args(arguments)
+    if rest:
+        if known.job is not _lab:
+            parser().error(f"unrecognized arguments: {' '.join(rest)}")
+        known.rest = [*known.rest, *rest]
+    try:
+        return known.job(known) or 0
+    except PROBLEMS as error:
+        print(f"minitok: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _tour(given: argparse.Namespace) -> None:
+    from minitok.tour import tour
+
+    print(f"the tour is written to {tour(given.picture, given.out)}")
+
+
+def _papers(given: argparse.Namespace) -> None:
+    from minitok import papers
+
+    if given.slug:
+        rows = [papers.get(given.slug)]
+    else:
+        rows = papers.rows(chapter=given.chapter, status=given.status)
+    if given.json:
+        print(json.dumps(papers.as_dicts(rows), indent=2, ensure_ascii=False))
+    else:
+        print(papers.card(given.slug) if given.slug else papers.table(rows))
+
+
+def _train(given: argparse.Namespace) -> None:
+    from minitok import house
+
+    options = house.Options(steps=given.steps, seed=given.seed, device=given.device, devices=given.devices)
+    folder = given.folder or pathlib.Path("runs", given.name)
+    print(json.dumps(house.train(given.name, folder, options, ship=given.ship), indent=2))
+
+
+def _bench(given: argparse.Namespace) -> None:
+    from minitok import bench
+
+    figures = bench.measure(given.names, given.device)
+    print(bench.table(figures))
+    if given.json:
+        files.write(given.json, json.dumps(figures, indent=2) + "\n")
+
+
+def _data(given: argparse.Namespace) -> None:
+    from minitok.data import clothing, wheels
+
+    if not given.list:
+        wheels.prefetch()
+        if given.clothing:
+            clothing.load("test")
+        return
+    for name, wheel in wheels.WHEELS.items():
+        print(f"{name:20} {wheel.size_mb:6.1f} MB  {wheel.licence}")
+
+
+def _notebooks(given: argparse.Namespace) -> int:
+    from minitok import lessons
+
+    return 1 if lessons.build_all(given.paths) else 0
+
+
+def _lab(given: argparse.Namespace) -> int:
+    folder = files.ROOT / "notebooks"
+    if not folder.is_dir():
+        raise FileNotFoundError("the notebooks are not here: run this in a clone of the project")
+    return subprocess.call([sys.executable, "-m", "jupyterlab", "00_start/00_tour.ipynb", *given.rest], cwd=folder)

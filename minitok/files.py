@@ -1,0 +1,76 @@
+"""Where files are and how they are written: the shipped folder, the cache, hashes, writes whole or not at all."""
+
+import hashlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PACKAGE = pathlib.Path(__file__).resolve().parent
+ROOT = PACKAGE.parent
+
+
+def in_checkout() -> bool:
+    """Whether minitok runs from a clone of the project (rather than from an installed wheel)."""
+    return (ROOT / "data" / "papers.toml").exists()
+
+
+def shipped(*parts: str) -> pathlib.Path:
+    """The path of a file that the project ships: `shipped("checkpoints", "vit.safetensors")`."""
+    folder = ROOT / "data" if in_checkout() else PACKAGE / "_shipped"
+    return folder.joinpath(*parts)
+
+
+def cache_folder() -> pathlib.Path:
+    """The folder for downloaded files, made on first use: `MINITOK_CACHE`, else the system's cache folder.
+
+    Raises `PermissionError`, naming the folder and the way out, when it cannot be written.
+    """
+    import pooch
+
+    folder = pathlib.Path(os.environ.get("MINITOK_CACHE") or pooch.os_cache("minitok"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"the cache folder {folder} cannot be written ({error.strerror}): set MINITOK_CACHE to a folder that can be"
+        ) from error
+    return folder
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Gives a temporary path beside `path`; moves it there at the end, or removes it if the block raises."""
+    target = pathlib.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    temporary = pathlib.Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp makes private files; what we write is meant to be read
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Writes `content` to `path`, whole or not at all. Text is UTF-8 with Unix line ends on every system."""
+    with writing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: str | os.PathLike[str], expected: str) -> None:
+    """Raises `ValueError` when the file's SHA-256 is not `expected`."""
+    found = sha256(path)
+    if found != expected:
+        raise ValueError(f"{path} has SHA-256 {found}, expected {expected}: it is damaged or another version")

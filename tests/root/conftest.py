@@ -1,0 +1,31 @@
+"""Made-up projects for the tests of the registry: the real facts, with no lesson or one."""
+
+import shutil
+
+import pytest
+
+from minitok import files, papers
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with the real facts and nothing else."""
+    (tmp_path / "data").mkdir()
+    shutil.copy(files.shipped("papers.toml"), tmp_path / "data")
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "PACKAGE", tmp_path / "minitok")
+    monkeypatch.delenv("MINITOK_RECORD", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def vq_lesson(project, monkeypatch):
+    """The places of a complete lesson, `vq`, in that project."""
+    places = papers.places("vq")
+    for place in ("module", "notebook", "source", "test"):
+        files.write(places[place], f"# the {place}\n")
+    monkeypatch.setenv("MINITOK_RECORD", "1")
+    measures = [papers.better("PSNR", 27.24, than=24.1, unit="dB", paper="28 dB, table 1")]
+    papers.verdict("vq", "codes keep the image", measures, against="scalar rounding", data="photographs")
+    monkeypatch.delenv("MINITOK_RECORD")
+    return places

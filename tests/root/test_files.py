@@ -1,0 +1,108 @@
+import hashlib
+import os
+import pathlib
+import stat
+
+import pooch
+import pytest
+
+from minitok import files
+
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+
+
+def test_writing_shows_the_file_at_the_end_only(tmp_path):
+    target = tmp_path / "new" / "folder" / "x.bin"
+    with files.writing(target) as temporary:
+        temporary.write_bytes(b"whole")
+        assert temporary.parent == target.parent
+        assert not target.exists()
+    assert target.read_bytes() == b"whole"
+    assert os.listdir(target.parent) == ["x.bin"]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_writing_leaves_nothing_half_written(tmp_path, error, old):
+    target = tmp_path / "x.bin"
+    if old:
+        target.write_bytes(old)
+
+    def half():
+        with files.writing(target) as temporary:
+            temporary.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(type(error)):
+        half()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == ({"x.bin": old} if old else {})
+
+
+def test_writing_over_a_folder_fails_and_leaves_nothing(tmp_path):
+    (tmp_path / "taken" / "inside").mkdir(parents=True)
+    with pytest.raises(OSError, match="taken"):
+        files.write(tmp_path / "taken", "x")
+    assert os.listdir(tmp_path) == ["taken"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_what_is_written_can_be_read_by_all(tmp_path):
+    files.write(tmp_path / "x", "x")
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("a\nb", b"a\nb"), ("\u00e9\u732b", b"\xc3\xa9\xe7\x8c\xab"), (b"\x00\xff", b"\x00\xff"), ("", b"")],
+)
+def test_write_takes_text_and_bytes(tmp_path, content, expected):
+    files.write(tmp_path / "x", "something longer that was there before")
+    files.write(str(tmp_path / "x"), content)
+    assert (tmp_path / "x").read_bytes() == expected
+
+
+def test_hashes(tmp_path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    assert files.sha256(path) == ABC
+    files.check_sha256(path, ABC)
+    path.write_bytes(bytes(3_000_000))
+    assert files.sha256(str(path)) == hashlib.sha256(bytes(3_000_000)).hexdigest()
+    with pytest.raises(ValueError, match=f"abc has SHA-256 [0-9a-f]{{64}}, expected {ABC}"):
+        files.check_sha256(path, ABC)
+
+
+def test_the_cache_folder_is_made_where_one_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINITOK_CACHE", str(tmp_path / "a" / "b"))
+    assert files.cache_folder() == tmp_path / "a" / "b"
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+@pytest.mark.parametrize("said", [None, ""])
+def test_the_cache_folder_is_the_systems_where_one_says_nothing(tmp_path, monkeypatch, said):
+    monkeypatch.delenv("MINITOK_CACHE", raising=False)
+    if said is not None:
+        monkeypatch.setenv("MINITOK_CACHE", said)
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / project)
+    assert files.cache_folder() == tmp_path / "minitok"
+
+
+@pytest.mark.parametrize("below", [(), ("deeper",)])
+def test_a_cache_folder_that_cannot_be_names_the_way_out(tmp_path, monkeypatch, below):
+    (tmp_path / "file").write_text("in the way")
+    folder = (tmp_path / "file").joinpath(*below)
+    monkeypatch.setenv("MINITOK_CACHE", str(folder))
+    with pytest.raises(PermissionError, match=r"cannot be written \(.+\): set MINITOK_CACHE") as caught:
+        files.cache_folder()
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("clone", [True, False])
+def test_shipped_files_lie_in_the_clone_or_in_the_package(tmp_path, monkeypatch, clone):
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "PACKAGE", tmp_path / "minitok")
+    if clone:
+        files.write(tmp_path / "data" / "papers.toml", "")
+    assert files.in_checkout() is clone
+    folder = pathlib.Path("data") if clone else pathlib.Path("minitok", "_shipped")
+    assert files.shipped("checkpoints", "a.json") == tmp_path / folder / "checkpoints" / "a.json"
