@@ -1,0 +1,46 @@
+"""Where a model is trained: one device, or several by Lightning Fabric, and in which precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is the GPU where there is one. Raises `ValueError` for a GPU that is not there, and for other names."""
+    count = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device={name!r} came, expected auto, cpu, cuda or another device of torch") from error
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"device={name!r} came, but torch sees {count or 'no'} GPU on this machine")
+    return device
+
+
+def launch(device: str, devices: int) -> Any:
+    """A Lightning Fabric with its processes started.
+
+    Raises `ValueError` for more GPUs than there are, and `ImportError` with the extra's name when Lightning is missing.
+    """
+    kind, count = pick_device(device).type, torch.cuda.device_count()
+    if devices < 1:
+        raise ValueError(f"devices={devices} came, expected at least 1")
+    if kind == "cuda" and devices > count:
+        raise ValueError(f"devices={devices} came, but torch sees {count} GPU on this machine")
+    try:
+        from lightning.fabric import Fabric
+    except ImportError as error:
+        raise ImportError("training on several devices needs Lightning: pip install 'minitok[train]'") from error
+    fabric = Fabric(accelerator=kind, devices=devices, strategy="ddp")
+    fabric.launch()
+    return fabric
+
+
+def faster(runner: Any, where: torch.device, compile: bool) -> tuple[Any, AbstractContextManager[Any]]:
+    """On a GPU the compiled model, where that is asked for, and bfloat16; elsewhere all as it is."""
+    if where.type != "cuda":
+        return runner, nullcontext()
+    return torch.compile(runner) if compile else runner, torch.autocast("cuda", torch.bfloat16)

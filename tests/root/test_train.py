@@ -1,0 +1,286 @@
+import importlib.util
+import math
+import os
+import pathlib
+import runpy
+import signal
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from minitok import devices
+from minitok.train import Plan, fit, pick_device, seconds_spent
+
+SCRIPT = pathlib.Path(__file__).with_name("training_run.py")
+RUN = runpy.run_path(str(SCRIPT))
+PLAN, build, loss = RUN["PLAN"], RUN["build"], RUN["loss"]
+QUIET = {"device": "cpu", "progress": False}
+
+
+def start(folder, end="none", devices=1):
+    """Runs the script to its end and returns its exit status and what it printed."""
+    root = str(SCRIPT.parents[2])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root, "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, str(SCRIPT), str(folder), end, str(devices)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def by_hand(plan, model, ranks=1):
+    """What `fit` should do, written as a plain loop without its parts; returns the average of the weights."""
+    weights = dict(model.named_parameters())
+    average = {name: weight.detach().clone() for name, weight in weights.items()}
+    moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights.items()}
+    for step in range(plan.steps):
+        model.zero_grad()
+        for rank in range(ranks):
+            torch.manual_seed(plan.seed * 1_000_003 + step * 1009 + rank)
+            (loss(model, step) / ranks).backward()
+        if step < plan.warmup:
+            rate = plan.lr * (step + 1) / plan.warmup
+        else:
+            turn = math.pi * (step - plan.warmup) / (plan.steps - plan.warmup)
+            rate = plan.lr * (0.01 + 0.99 * (1 + math.cos(turn)) / 2)
+        length = math.sqrt(sum(float(w.grad.square().sum()) for w in weights.values()))
+        decay = min(plan.ema, (step + 1) / (step + 10))
+        for name, w in weights.items():
+            first, second = moments[name]
+            gradient = w.grad * min(1.0, plan.clip / (length + 1e-6))
+            first.mul_(plan.betas[0]).add_(gradient * (1 - plan.betas[0]))
+            second.mul_(plan.betas[1]).add_(gradient.square() * (1 - plan.betas[1]))
+            upright = [m / (1 - beta ** (step + 1)) for m, beta in zip((first, second), plan.betas, strict=True)]
+            shrink = 1 - rate * plan.weight_decay * (w.dim() >= 2)
+            w.data = w.data * shrink - rate * upright[0] / (upright[1].sqrt() + 1e-8)
+            average[name] = decay * average[name] + (1 - decay) * w.data
+    return average
+
+
+def plain(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, 1))
+
+
+BASE = Plan(steps=12, lr=0.05, warmup=3, clip=0.5, ema=0.8, seed=1)
+CHANGES = [
+    {},
+    {"steps": 15},
+    {"lr": 0.01},
+    {"warmup": 0},
+    {"warmup": 40},
+    {"weight_decay": 3.0},
+    {"betas": (0.5, 0.99)},
+    {"clip": 0.01},
+    {"clip": 100.0},
+    {"ema": 0.0},
+    {"ema": 0.3},
+    {"seed": 2},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_fit_is_a_plain_loop(change):
+    plan = replace(BASE, **change)
+    expected, trained = by_hand(plan, plain()), fit(plain(), loss, plan, **QUIET)
+    torch.testing.assert_close(dict(trained.named_parameters()), expected, rtol=1e-4, atol=1e-5)
+    if change:
+        base = fit(plain(), loss, BASE, **QUIET)
+        assert max((a - b).abs().max() for a, b in zip(base.parameters(), expected.values(), strict=True)) > 1e-4
+
+
+def test_the_rate_climbs_a_line_then_falls_along_a_cosine():
+    plan = Plan(steps=110, lr=2.0, warmup=10)
+    expected = {0: 0.2, 4: 1.0, 9: 2.0, 10: 2.0, 60: 2 * 0.505, 35: 2 * (0.01 + 0.99 * 0.8535534), 109: 0.0204885}
+    assert {step: plan.rate(step) for step in expected} == pytest.approx(expected, rel=1e-5)
+    assert Plan(steps=1, warmup=0).rate(0) == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "steps=0"),
+        ({"lr": 0.0}, "lr=0.0"),
+        ({"save_every": 0}, "save_every=0"),
+        ({"ema": 1.0}, r"ema=1.0 is not in \[0, 1\)"),
+        ({"ema": -0.1}, "ema=-0.1"),
+        ({"clip": 0.0}, "clip=0.0"),
+        ({"warmup": -1}, "warmup=-1"),
+    ],
+)
+def test_wrong_plans_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Plan(**{"steps": 5} | wrong)
+
+
+def test_statistics_are_averaged_and_counters_copied():
+    model = fit(build(), loss, replace(PLAN, steps=9), **QUIET)
+    assert int(model[1].num_batches_tracked) == 9
+    assert 0 < model[1].running_mean.abs().max() < 10
+    assert not model.training
+
+
+def test_frozen_weights_stay():
+    model = plain()
+    model[0].requires_grad_(False)
+    frozen, free = model[0].weight.clone(), model[4].weight.clone()
+    fit(model, loss, BASE, **QUIET)
+    assert torch.equal(model[0].weight, frozen)
+    assert (model[4].weight - free).abs().max() > 1e-3
+
+
+def test_dropout_acts_and_the_loss_learns_the_steps():
+    steps, modes = [], []
+
+    def watched(model, step):
+        steps.append(step)
+        modes.append(model.training)
+        return loss(model, step)
+
+    fit(plain().eval(), watched, BASE, **QUIET)
+    assert steps == list(range(12))
+    assert all(modes)
+
+
+def test_a_killed_run_goes_on_to_bit_equal_weights(tmp_path):
+    killed = -signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM
+    runs = [start(tmp_path / "killed", end) for end in ("loss", "write", "none")]
+    assert [run[0] for run in runs] == [killed, killed, 0], runs[-1][2]
+    # Checkpoints come every 7 steps: the second run dies while it writes that of step 28, so that of step 21 stays.
+    assert [run[1].splitlines()[0] for run in runs] == ["first step 0", "first step 21", "first step 21"]
+    assert runs[-1][1].splitlines()[1] == "lightning False"
+    whole = fit(build(), loss, PLAN, tmp_path / "whole", **QUIET).state_dict()
+    states = [load_file(tmp_path / name / "state.safetensors") for name in ("killed", "whole")]
+    assert states[0].keys() == states[1].keys()
+    assert [name for name in states[0] if not torch.equal(states[0][name], states[1][name])] == []
+    assert all(torch.equal(states[0][f"average.{name}"], weight) for name, weight in whole.items())
+
+
+def test_an_interrupted_run_adds_up_its_seconds(tmp_path):
+    def interrupted(model, step):
+        if step == 10:
+            raise KeyboardInterrupt
+        return loss(model, step)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(build(), interrupted, PLAN, tmp_path / "a", **QUIET)
+    before = seconds_spent(tmp_path)
+    fit(build(), loss, PLAN, tmp_path / "a", **QUIET)
+    after = seconds_spent(tmp_path)
+    assert 0 < before < after
+    fit(build(), loss, PLAN, tmp_path / "b" / "c", **QUIET)
+    assert seconds_spent(tmp_path) > after
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["state.safetensors"]
+
+
+def never(model, step):
+    raise AssertionError("a finished folder was trained again")
+
+
+def test_a_finished_folder_is_loaded(tmp_path):
+    first = fit(build(), loss, PLAN, tmp_path, **QUIET)
+    second = fit(build(seed=9), never, PLAN, tmp_path, **QUIET)
+    for name, weight in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], weight), name
+
+
+@pytest.mark.parametrize("change", [{"steps": 61}, {"lr": 0.02}, {"seed": 4}, {"betas": (0.8, 0.9)}])
+def test_a_folder_of_another_plan_is_refused(tmp_path, change):
+    fit(build(), loss, PLAN, tmp_path, **QUIET)
+    with pytest.raises(ValueError, match="was trained by another plan"):
+        fit(build(), never, replace(PLAN, **change), tmp_path, **QUIET)
+    fit(build(), never, replace(PLAN, save_every=2, compile=True), tmp_path, **QUIET)
+
+
+@pytest.mark.parametrize(("bad_at", "seen_at"), [(0, 0), (3, 6), (59, 59)])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(tmp_path, bad_at, seen_at, value):
+    def broken(model, step):
+        return loss(model, step) * (value if step >= bad_at else 1.0)
+
+    with pytest.raises(ArithmeticError, match=rf"the loss is \w+ at step {seen_at}"):
+        fit(build(), broken, PLAN, tmp_path, **QUIET)
+    saved = load_file(tmp_path / "state.safetensors") if bad_at == 59 else {}
+    assert bool(saved) == (tmp_path / "state.safetensors").exists()
+    assert all(tensor.isfinite().all() for tensor in saved.values())
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_progress_is_one_line_that_can_be_turned_off(capsys, progress):
+    fit(build(), loss, replace(PLAN, steps=3), device="cpu", progress=progress)
+    written = capsys.readouterr().err
+    assert ("loss" in written and "3/3" in written) == progress
+    assert progress or not written
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "message"),
+    [
+        ("cuda", 0, "torch sees no GPU"),
+        ("cuda:0", 0, "torch sees no GPU"),
+        ("cuda:2", 2, "torch sees 2 GPU"),
+        ("gpu", 2, "device='gpu' came"),
+    ],
+)
+def test_wrong_devices_are_refused(monkeypatch, name, gpus, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(ValueError, match=message):
+        pick_device(name)
+    with pytest.raises(ValueError, match=message):
+        fit(build(), never, PLAN, device=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "expected"),
+    [("auto", 0, "cpu"), ("auto", 1, "cuda"), ("cpu", 1, "cpu"), ("cuda", 1, "cuda"), ("cuda:1", 2, "cuda:1")],
+)
+def test_devices_by_name(monkeypatch, name, gpus, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert pick_device(name) == torch.device(expected)
+
+
+@pytest.mark.parametrize(("number", "message"), [(0, "devices=0 came"), (-1, "devices=-1"), (3, "torch sees 2 GPU")])
+def test_wrong_numbers_of_devices_are_refused(monkeypatch, number, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=message):
+        fit(build(), never, PLAN, device="cuda", devices=number)
+
+
+def test_a_missing_lightning_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning.fabric", None)
+    with pytest.raises(ImportError, match=r"pip install 'minitok\[train\]'"):
+        fit(build(), never, PLAN, device="cpu", devices=2)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_gpu_runs_in_bfloat16_and_compiled_where_that_is_asked_for(monkeypatch, asked):
+    model = build()
+    monkeypatch.setattr(torch, "compile", lambda model: "compiled")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that there is no GPU
+        runner, precision = devices.faster(model, torch.device("cuda"), asked)
+    assert runner == "compiled" if asked else runner is model
+    assert (precision.device, precision.fast_dtype) == ("cuda", torch.bfloat16)
+    runner, precision = devices.faster(model, torch.device("cpu"), asked)
+    assert runner is model
+    with precision:
+        assert model(torch.zeros(2, 4)).dtype == torch.float32
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="Lightning is not installed")
+def test_two_processes_take_the_mean_of_their_gradients(tmp_path):
+    status, printed, errors = start(tmp_path, devices=2)
+    assert status == 0, errors
+    assert "lightning True" in printed
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in ranks[0])
+    expected = by_hand(replace(PLAN, steps=5), build(), ranks=2)
+    torch.testing.assert_close({name: ranks[0][name] for name in expected}, expected, rtol=1e-4, atol=1e-5)
+    alone = fit(build(), loss, replace(PLAN, steps=5), **QUIET)
+    assert (alone[0].weight - ranks[0]["0.weight"]).abs().max() > 1e-4
+    finished = fit(build(), never, replace(PLAN, steps=5), tmp_path, **QUIET)
+    assert torch.equal(finished[0].weight, ranks[0]["0.weight"])
