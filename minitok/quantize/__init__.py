@@ -1,0 +1,1 @@
+"""Chapter 1: from continuous vectors to codes and back."""

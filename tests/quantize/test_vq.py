@@ -1,0 +1,150 @@
+import math
+
+import pytest
+import torch
+
+from minitok.quantize.vq import VQ, codebook_loss, nearest
+
+CODEBOOK = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [-1.0, -1.0]])
+
+
+def with_codebook(codebook, **settings):
+    layer = VQ(codebook.shape[1], len(codebook), **settings)
+    with torch.no_grad():
+        layer.codebook.copy_(codebook)
+    return layer
+
+
+def test_four_codes_by_hand():
+    layer = with_codebook(CODEBOOK)
+    z = torch.tensor([[[0.6, 0.1], [0.4, 0.1], [0.3, 1.2], [-5.0, -4.0]]])
+    assert layer.bits == 2
+    assert layer.encode(z).tolist() == [[[1], [0], [2], [3]]]
+    assert layer.decode(torch.tensor([[[3], [2], [3]]])).tolist() == [[[-1.0, -1.0], [0.0, 2.0], [-1.0, -1.0]]]
+    values, codes, loss = layer(z)
+    torch.testing.assert_close(values, CODEBOOK[torch.tensor([[1, 0, 2, 3]])])
+    squares = [0.4**2 + 0.1**2, 0.4**2 + 0.1**2, 0.3**2 + 0.8**2, 4.0**2 + 3.0**2]
+    assert loss.item() == pytest.approx(1.25 * sum(squares) / 8)
+
+
+@pytest.mark.parametrize(("d", "K"), [(1, 5), (2, 1), (8, 33), (64, 512)])
+def test_the_nearest_row_is_that_of_torchs_distances(d, K):
+    z, codebook = torch.randn(2, 40, d), torch.randn(K, d)
+    expected = torch.cdist(z, codebook, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
+    assert torch.equal(nearest(z, codebook), expected)
+
+
+def test_the_nearest_row_is_that_of_a_plain_loop():
+    z, codebook = torch.randn(2, 9, 3), torch.randn(7, 3)
+    for row, code in zip(z.flatten(0, 1).tolist(), nearest(z, codebook).flatten().tolist(), strict=True):
+        distances = [sum((a - b) ** 2 for a, b in zip(row, e, strict=True)) for e in codebook.tolist()]
+        assert code == distances.index(min(distances))
+
+
+def test_of_equally_near_rows_the_first_is_taken():
+    codebook = torch.tensor([[9.0, 9.0], [1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    assert nearest(torch.zeros(1, 1, 2), codebook).tolist() == [[1]]
+    assert nearest(torch.tensor([[[1.0, 0.0], [2.0, 0.0]]]), codebook).tolist() == [[1, 1]]
+
+
+# With 8 bits of mantissa the scores 2047.something of these rows would all be equal.
+@pytest.mark.parametrize("how", ["bfloat16 input", "bfloat16 layer", "autocast"])
+def test_half_precision_takes_the_nearest_code_all_the_same(how):
+    codebook = torch.tensor([[32.0, 31.0], [32.0, 32.0], [31.0, 32.0], [30.0, 32.0]])
+    layer, z = with_codebook(codebook), (codebook[None] + 0.25)
+    layer = layer.bfloat16() if how == "bfloat16 layer" else layer
+    z = z if how == "autocast" else z.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        values, codes, loss = layer(z)
+    assert codes[0, :, 0].tolist() == [0, 1, 2, 3]
+    torch.testing.assert_close(values[0].float(), codebook)
+    assert loss.item() == pytest.approx(1.25 * 0.0625, rel=0.02)
+
+
+@pytest.mark.parametrize("commitment", [0.0, 0.25, 2.0])
+def test_the_loss_and_its_gradients_are_the_formulas(commitment):
+    z, z_q = (torch.randn(2, 3, 4, requires_grad=True) for _ in range(2))
+    loss = codebook_loss(z, z_q, commitment)
+    difference, size = (z_q - z).detach(), 2 * 3 * 4
+    torch.testing.assert_close(loss, (1 + commitment) * difference.square().sum() / size)
+    to_z, to_z_q = torch.autograd.grad(loss, [z, z_q])
+    torch.testing.assert_close(to_z_q, 2 * difference / size)
+    torch.testing.assert_close(to_z, -2 * commitment * difference / size)
+
+
+def test_the_decoders_gradient_passes_to_the_input_unchanged():
+    layer, z, weights = VQ(4, 16), torch.randn(2, 5, 4, requires_grad=True), torch.randn(2, 5, 4)
+    values, _, _ = layer(z)
+    to_z, to_codebook = torch.autograd.grad((values**2 * weights).sum(), [z, layer.codebook], allow_unused=True)
+    torch.testing.assert_close(to_z, 2 * values.detach() * weights)
+    assert to_codebook is None
+
+
+@pytest.mark.parametrize("commitment", [0.25, 1.0])
+def test_the_loss_moves_only_codes_that_were_chosen(commitment):
+    layer = with_codebook(CODEBOOK, commitment=commitment)
+    z = torch.tensor([[[1.5, 0.0], [1.0, 0.5], [0.0, 0.5]]], requires_grad=True)
+    to_codebook, to_z = torch.autograd.grad(layer(z).loss, [layer.codebook, z])
+    # Codes 1, 1, 0 are chosen; of six elements each counts a sixth.
+    expected = torch.tensor([[0.0, -0.5], [-0.5, -0.5], [0.0, 0.0], [0.0, 0.0]]) * 2 / 6
+    torch.testing.assert_close(to_codebook, expected)
+    torch.testing.assert_close(to_z, commitment * torch.tensor([[[0.5, 0.0], [0.0, 0.5], [0.0, 0.5]]]) * 2 / 6)
+
+
+def test_training_lowers_the_error_to_that_of_two_clusters():
+    z = torch.cat([torch.randn(1, 50, 2) * 0.1 + 3, torch.randn(1, 50, 2) * 0.1 - 3], dim=1)
+    layer = with_codebook(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    for _ in range(50):
+        optimizer.zero_grad()
+        layer(z).loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(
+        layer.codebook.data, torch.stack([z[0, :50].mean(0), z[0, 50:].mean(0)]), atol=1e-3, rtol=0
+    )
+
+
+def test_a_codebook_starts_from_different_vectors_of_the_data():
+    layer, z = VQ(3, 20), torch.randn(2, 15, 3)
+    before = layer.codebook.detach().clone()
+    layer.start_from(z)
+    rows, data = ({tuple(row) for row in t.reshape(-1, 3).tolist()} for t in (layer.codebook, z))
+    assert len(rows) == 20
+    assert rows < data
+    assert (layer.codebook != before).all()
+    assert layer.codebook.requires_grad
+    again = VQ(3, 20)
+    again.start_from(z)
+    assert (again.codebook != layer.codebook).any()
+    whole = VQ(3, 30)
+    whole.start_from(z)
+    assert {tuple(row) for row in whole.codebook.tolist()} == data
+
+
+def test_a_codebook_is_large_as_one_says_and_starts_near_length_1():
+    layer = VQ(32, 400)
+    assert layer.codebook.shape == (400, 32)
+    assert layer.codebook.norm(dim=-1).mean().item() == pytest.approx(1, abs=0.05)
+    assert layer.bits == pytest.approx(math.log2(400))
+
+
+def test_codes_do_not_depend_on_the_order_of_the_vectors():
+    layer, z, order = VQ(4, 64), torch.randn(1, 30, 4), torch.randperm(30)
+    assert torch.equal(layer.encode(z[:, order]), layer.encode(z)[:, order])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: VQ(0, 4), "d=0 and K=4 came"),
+        (lambda: VQ(4, 0), "d=4 and K=0 came"),
+        (lambda: VQ(4, 4, commitment=-0.1), "commitment=-0.1 came"),
+        (lambda: VQ(2, 7).start_from(torch.randn(2, 3, 2)), "z holds 6 vectors, expected at least K=7"),
+        (lambda: VQ(2, 2).start_from(torch.randn(2, 3, 5)), r"shape \(2, 3, 5\) came, expected \(b, n, 2\)"),
+        (lambda: VQ(2, 2).start_from(torch.full((1, 3, 2), torch.nan)), "NaN"),
+        (lambda: nearest(torch.zeros(1, 1, 2), torch.zeros(0, 2)), "codebook is empty"),
+    ],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
