@@ -1,0 +1,101 @@
+"""The house models: small models that the project trained itself and ships, so that methods meet something real.
+
+`load("vit")` gives the trained model, `card("vit")` what is known of it, `train("vit", folder)` makes it anew.
+"""
+
+import importlib
+import json
+import pathlib
+import platform
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from minitok import __version__, files
+from minitok.house._common import Options
+from minitok.train import seconds_spent
+
+NAMES = ("digits", "vit", "tokenizer", "image_gpt", "image_draft")
+
+
+def recipe(name: str) -> Any:
+    """The module of a house model: its `build`, `train`, `measure`, `quick`, `PLAN` and `DATA`."""
+    if name not in NAMES:
+        raise ValueError(f"no house model is called {name!r}; there are {', '.join(NAMES)}")
+    return importlib.import_module(f"minitok.house.{name}")
+
+
+def card(name: str) -> dict[str, Any]:
+    """What is known of a shipped model: recipe, seed, data, figures, training time, device, sha256."""
+    recipe(name)
+    return json.loads(files.shipped("checkpoints", f"{name}.json").read_text(encoding="utf-8"))
+
+
+def load(name: str, folder: str | pathlib.Path | None = None) -> Any:
+    """A trained house model in float32 and eval mode, its weights frozen.
+
+    `folder` holds NAME.safetensors and NAME.json; by default the shipped ones. Raises `ValueError` for an unknown name
+    or a checkpoint whose SHA-256 is not that of its card, `FileNotFoundError` when there is none.
+    """
+    model = recipe(name).build()
+    path = pathlib.Path(folder) if folder else files.shipped("checkpoints")
+    facts = json.loads((path / f"{name}.json").read_text(encoding="utf-8"))
+    files.check_sha256(path / f"{name}.safetensors", facts["sha256"])
+    state = load_file(path / f"{name}.safetensors")
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return model.eval().requires_grad_(False)
+
+
+def train(name: str, folder: str | pathlib.Path, options: Options | None = None, ship: bool = False) -> dict[str, Any]:
+    """Trains a house model by its recipe, measures it, and writes checkpoint and card into `folder`; returns the card.
+
+    A run that was interrupted goes on from `folder`. `ship` also writes both among the project's checkpoints.
+    """
+    options, module, folder = options or Options(), recipe(name), pathlib.Path(folder)
+    model = keep_half(module.train(folder, options)).cpu()
+    facts = {
+        "name": name, "recipe": f"minitok train {name}", "data": module.DATA, "seed": options.seed,
+        "steps": options.apply(module.PLAN).steps, "parameters": sum(p.numel() for p in model.parameters()),
+        "figures": rounded(module.measure(model)),
+        "trained": {"seconds": round(seconds_spent(folder)), "device": device_name(), "torch": torch.__version__},
+        "minitok": __version__,
+    }  # fmt: skip
+    for target in [folder, *([files.shipped("checkpoints")] if ship else [])]:
+        write(model, facts, target)
+    return facts
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Measures a shipped model again, and writes the figures into its card, which is returned."""
+    facts = card(name) | {"figures": rounded(recipe(name).measure(load(name)))}
+    files.write(files.shipped("checkpoints", f"{name}.json"), json.dumps(facts, indent=2) + "\n")
+    return facts
+
+
+def rounded(figures: dict[str, float]) -> dict[str, float]:
+    """Figures as a card holds them: four decimals."""
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def keep_half(model: nn.Module) -> nn.Module:
+    """Rounds weights to half precision and back, so that what is measured is what is shipped."""
+    state = {k: v.half().float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    model.load_state_dict(state)
+    return model.eval().requires_grad_(False)
+
+
+def write(model: nn.Module, facts: dict[str, Any], folder: pathlib.Path) -> None:
+    """Writes NAME.safetensors in half precision, then NAME.json with its hash: the card never precedes the weights."""
+    path = folder / f"{facts['name']}.safetensors"
+    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    with files.writing(path) as temporary:
+        save_file({k: v.contiguous() for k, v in state.items()}, temporary)
+    facts["sha256"] = files.sha256(path)
+    files.write(folder / f"{facts['name']}.json", json.dumps(facts, indent=2) + "\n")
+
+
+def device_name() -> str:
+    """The accelerator's name, or the processor's architecture."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()

@@ -1,0 +1,158 @@
+"""`image_gpt`: draws a photograph of a given class code by code, in raster order, with the codes of `tokenizer`.
+
+A causal Transformer reads the class and the codes so far and gives the probabilities of the next one. The vectors by
+which it reads codes also read its answer (tied weights). In training a code's vector is its own plus one for each of
+its four levels, so that codes which look alike are alike from the start; what is shipped holds the sum.
+"""
+
+import pathlib
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from minitok.data import augment, clothing
+from minitok.house._common import Options, batches, in_chunks
+from minitok.house.sampling import GUIDANCE, TEMPERATURE, draw
+from minitok.house.tokenizer import Tokenizer
+from minitok.house.vit import cls_features
+from minitok.metrics import accuracy, frechet_distance
+from minitok.nn import Cache, Shape, Transformer
+from minitok.train import Plan, fit, pick_device
+
+DATA = "codes of random views of 3,068 clothing photographs; 341 to choose by, 372 held out"
+PLAN = Plan(steps=8000, lr=1e-3, warmup=500, weight_decay=0.1, ema=0.999, compile=True)
+CLASSES, K, N = 10, 4096, 256
+
+
+class ImageGPT(nn.Module):
+    """Next-code probabilities given a class and the codes before. Class 10 stands for "any" (used for guidance)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        c = shape.width
+        self.code = nn.Parameter(torch.randn(K, c) * 0.02)
+        self.label = nn.Embedding(CLASSES + 1, c)
+        self.position = nn.Parameter(torch.randn(N, c) * 0.02)
+        self.body = Transformer(shape)
+
+    def forward(
+        self, codes: Int[Tensor, "b n"], labels: Int[Tensor, "b"], cache: Cache | None = None
+    ) -> Float[Tensor, "b m K"]:
+        """Logits of the code that follows the class and of those that follow each given code: m = n + 1.
+
+        With a cache give only the codes that it does not hold: the class is read in the first call, later m = n.
+        """
+        code, past = self.code, len(cache) if cache is not None else 0
+        x = code[codes]
+        if past == 0:
+            x = torch.cat([self.label(labels)[:, None], x], dim=1)
+        x = F.dropout(x + self.position[past : past + x.shape[1]], 0.1, self.training)
+        return self.body(x, "causal", cache=cache) @ code.T
+
+
+class PlusLevels(nn.Module):
+    """Adds to each code's vector those of its four levels; a parametrization that training puts on and takes off."""
+
+    chosen: Tensor
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.randn(32, c) * 0.02)
+        digits = torch.arange(K)[:, None] // 8 ** torch.arange(4) % 8
+        chosen = F.one_hot(digits + 8 * torch.arange(4), 32).sum(1).float()  # K 32
+        self.register_buffer("chosen", chosen, persistent=False)
+
+    def forward(self, code: Float[Tensor, "K c"]) -> Float[Tensor, "K c"]:
+        return code + self.chosen @ self.level
+
+
+def build() -> ImageGPT:
+    """3.9 million parameters, of which the 4,096 codes hold 0.9 million."""
+    return ImageGPT(Shape(width=224, layers=5, heads=4, dropout=0.1))
+
+
+def views(device: torch.device, tokenizer: Tokenizer) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """A function that draws the codes and labels of b photographs, each mirrored, moved and cropped a little."""
+    data = clothing.load("train")
+    draw = batches(device, data.images, data.labels)
+
+    @torch.no_grad()
+    def codes(b: int) -> tuple[Tensor, Tensor]:
+        images, labels = draw(b)
+        images = augment.affine(images, zoom=(0.85, 1.0), flip=True, squeeze=1.1)
+        dropped = torch.rand(len(labels), device=device) < 0.1
+        return tokenizer.encode(images)[..., 0], torch.where(dropped, CLASSES, labels)
+
+    return codes
+
+
+def train(folder: pathlib.Path, options: Options) -> nn.Module:
+    """Cross-entropy of each code given the class and the codes before it."""
+    from minitok import house
+
+    device = pick_device(options.device)
+    draw = views(device, house.load("tokenizer").to(device))
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        codes, labels = draw(128)
+        return F.cross_entropy(model(codes[:, :-1], labels).float().flatten(0, 1), codes.flatten())
+
+    return fit_with_levels(build(), loss, options.apply(PLAN), folder, options)
+
+
+def fit_with_levels(model: ImageGPT, loss: Callable, plan: Plan, folder: pathlib.Path, options: Options) -> nn.Module:
+    """`fit` with the levels' vectors added to those of the codes, and summed up at the end."""
+    parametrize.register_parametrization(model, "code", PlusLevels(model.code.shape[1]))
+    fit(model, loss, plan, folder, **options.where())
+    parametrize.remove_parametrizations(model, "code", leave_parametrized=True)
+    return model
+
+
+@torch.no_grad()
+def bits_per_code(model: nn.Module, codes: Int[Tensor, "b 256"], labels: Int[Tensor, "b"]) -> float:
+    """The mean cross-entropy of codes in bits."""
+    parts = [
+        F.cross_entropy(model(c[:, :-1], y).float().flatten(0, 1), c.flatten(), reduction="sum")
+        for c, y in zip(codes.split(64), labels.split(64), strict=True)
+    ]
+    return float(sum(parts)) / codes.numel() / 0.6931471805599453
+
+
+def quick(model: ImageGPT) -> dict[str, float]:
+    """Bits a code on every thirtieth test photograph: a figure of the card that a test recomputes in seconds."""
+    from minitok import house
+
+    test, device = clothing.load("test"), next(model.parameters()).device
+    codes = house.load("tokenizer").encode(test.images[::30])[..., 0].to(device)
+    bits = bits_per_code(model, codes, test.labels[::30].to(device))
+    return {"bits a code on every thirtieth test photograph": bits}
+
+
+def measure(model: ImageGPT) -> dict[str, float]:
+    """Bits a code on held-out photographs, and how 5,000 samples are distributed beside them."""
+    from minitok import house
+
+    device = pick_device()
+    model, tokenizer = model.to(device), house.load("tokenizer")
+    train, test = clothing.load("train"), clothing.load("test")
+    codes = in_chunks(tokenizer.encode, test.images)
+    features = cls_features(test.images)
+    labels = train.labels.repeat(2)[:5000].to(device)
+    pictures = draw(model, labels)
+    right = accuracy(in_chunks(house.load("vit"), pictures), labels.cpu())
+    return {
+        "bits a code on the test photographs": bits_per_code(model, codes[..., 0].to(device), test.labels.to(device)),
+        "Frechet distance of 5,000 samples": frechet_distance(cls_features(pictures), features),
+        "Frechet distance of the training photographs": frechet_distance(cls_features(train.images), features),
+        "Frechet distance of the rebuilt test photographs": frechet_distance(
+            cls_features(in_chunks(tokenizer.decode, codes)), features
+        ),
+        "samples that vit takes for the class asked for (%)": 100 * right,
+        "guidance": GUIDANCE,
+        "temperature": TEMPERATURE,
+        **quick(model),
+    }

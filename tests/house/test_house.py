@@ -1,0 +1,175 @@
+"""The shipped models: each is whole, is what its card says, and has at least one figure of its card right now."""
+
+import json
+import pathlib
+
+import pytest
+import torch
+
+from minitok import files, house
+from minitok.data import clothing, mnist
+from minitok.house import _common
+from minitok.house.sampling import sample
+from minitok.metrics import flops
+from minitok.nn import Cache
+from minitok.train import Plan, fit
+
+
+def at_hand(name: str) -> bool:
+    """Whether the data that a model's quick figure needs can be had here."""
+    if name != "digits":
+        return clothing.at_hand()
+    try:
+        return len(mnist.load("test").labels) == 1000
+    except ConnectionError:
+        return False
+
+
+@pytest.mark.parametrize("name", house.NAMES)
+def test_a_shipped_model_loads_frozen_and_in_eval_mode(name):
+    model = house.load(name)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert all(v.dtype == torch.float32 for v in model.state_dict().values() if v.is_floating_point())
+    facts = house.card(name)
+    assert facts["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert facts["sha256"] == files.sha256(files.shipped("checkpoints", f"{name}.safetensors"))
+    assert {"recipe", "data", "seed", "steps", "figures", "trained"} <= facts.keys()
+
+
+@pytest.mark.parametrize("name", house.NAMES)
+def test_a_figure_of_the_card_is_found_again(name):
+    if not at_hand(name):
+        pytest.skip("the data are neither in the cache nor in the folder MINITOK_DATA")
+    for figure, value in house.recipe(name).quick(house.load(name)).items():
+        # half a hundredth for rounding between processors; one image more or less right is 0.1 of digits' 1,000
+        assert value == pytest.approx(house.card(name)["figures"][figure], abs=0.11 if name == "digits" else 0.02)
+
+
+def test_what_the_house_models_must_reach():
+    figures = {name: house.card(name)["figures"] for name in house.NAMES}
+    assert figures["digits"]["accuracy on 1,000 held-out digits (%)"] >= 97.5
+    assert figures["vit"]["accuracy on the 372 test photographs (%)"] >= 75
+    tokenizer = figures["tokenizer"]
+    assert tokenizer["PSNR from codes (dB)"] >= 27.5
+    assert tokenizer["codebook use (%)"] >= 95
+    for other in ("JPEG", "WEBP"):
+        assert tokenizer["Frechet distance from codes"] < tokenizer[f"Frechet distance from {other}"]
+    assert figures["image_draft"]["cost of image_gpt a step over its own"] >= 6
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    for end in ("json", "safetensors"):
+        content = files.shipped("checkpoints", f"digits.{end}").read_bytes()
+        (tmp_path / f"digits.{end}").write_bytes(content[:-1] + b"?" if end == "safetensors" else content)
+    with pytest.raises(ValueError, match="SHA-256"):
+        house.load("digits", tmp_path)
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="no house model is called 'vti'; there are digits"):
+        house.load("vti")
+
+
+def test_a_recipe_writes_checkpoint_and_card_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(house, "NAMES", ("tiny",))
+    monkeypatch.setattr(house, "recipe", lambda name: Tiny)
+    facts = house.train("tiny", tmp_path, house.Options(steps=5, seed=3, device="cpu", progress=False))
+    assert json.loads((tmp_path / "tiny.json").read_text()) == facts
+    assert (facts["steps"], facts["seed"], facts["figures"]) == (5, 3, {"weight": facts["figures"]["weight"]})
+    loaded = house.load("tiny", tmp_path)
+    # measured after the rounding to half precision: what is shipped is what was measured
+    assert float(loaded.weight) == pytest.approx(facts["figures"]["weight"], abs=5e-5)
+    again = house.train("tiny", tmp_path, house.Options(steps=5, seed=3, device="cpu", progress=False))
+    assert again["sha256"] == facts["sha256"]
+    assert again["trained"]["seconds"] == facts["trained"]["seconds"]
+
+
+class Tiny:
+    """A recipe of one weight."""
+
+    PLAN = Plan(steps=100, lr=0.1, warmup=1)
+    DATA = "none"
+
+    @staticmethod
+    def build() -> torch.nn.Module:
+        return torch.nn.Linear(1, 1, bias=False)
+
+    @staticmethod
+    def train(folder: pathlib.Path, options: house.Options) -> torch.nn.Module:
+        def loss(model: torch.nn.Module, step: int) -> torch.Tensor:
+            return model(torch.rand(4, 1)).pow(2).mean()
+
+        return fit(Tiny.build(), loss, options.apply(Tiny.PLAN), folder, **options.where())
+
+    @staticmethod
+    def measure(model: torch.nn.Module) -> dict[str, float]:
+        return {"weight": float(model.weight)}
+
+
+def test_options_keep_or_replace_the_steps_of_a_plan():
+    assert house.Options(steps=None, seed=2).apply(Tiny.PLAN).steps == 100
+    assert house.Options(steps=7).apply(Tiny.PLAN).steps == 7
+    assert house.Options(seed=2).apply(Tiny.PLAN).seed == 2
+
+
+def test_chunks_cover_all_rows_in_order():
+    x = torch.arange(10.0)[:, None]
+    assert torch.equal(_common.in_chunks(lambda part: part * 2, x, size=3), x * 2)
+
+
+def test_sampling_is_decided_by_its_seed_and_keeps_to_the_vocabulary():
+    model, labels = house.load("image_gpt"), torch.tensor([4])
+    seen = []
+    first = sample(model, labels, seed=1, watch=lambda codes: seen.append(codes.shape[1]))
+    assert first.shape == (1, 256)
+    assert 0 <= int(first.min()) <= int(first.max()) < 4096
+    assert seen == list(range(1, 257))
+    assert torch.equal(first, sample(model, labels, seed=1))
+    assert not torch.equal(first, sample(model, labels, seed=2))
+
+
+def test_sampling_without_guidance_draws_from_the_model_itself():
+    model, labels = house.load("image_gpt"), torch.tensor([0, 7])
+    cold = sample(model, labels, guidance=1.0, temperature=1e-4)
+    with torch.no_grad():
+        logits = model(cold[:, :-1], labels)
+    assert (logits.argmax(-1) == cold).float().mean() > 0.99  # near zero temperature the likeliest code is drawn
+    guided = sample(model, labels, guidance=3.0, temperature=1e-4)
+    assert not torch.equal(cold, guided)
+
+
+@pytest.mark.parametrize(
+    ("labels", "temperature", "message"),
+    [([10], 1.0, "labels from 10"), ([-1], 1.0, "labels"), ([1], 0.0, "temperature")],
+)
+def test_bad_orders_for_samples_are_refused(labels, temperature, message):
+    with pytest.raises(ValueError, match=message):
+        sample(house.load("image_draft"), torch.tensor(labels), temperature=temperature)
+
+
+def test_a_cache_gives_the_logits_of_the_whole_sequence():
+    model, labels = house.load("image_gpt"), torch.tensor([3])
+    codes = torch.randint(4096, (1, 20))
+    cache = Cache()
+    with torch.no_grad():
+        parts = [model(codes[:, a:b], labels, cache) for a, b in ((0, 5), (5, 6), (6, 20))]
+        torch.testing.assert_close(torch.cat(parts, 1), model(codes, labels), atol=1e-4, rtol=1e-4)
+
+
+def test_the_draft_is_a_sixth_of_the_cost():
+    codes, labels = torch.zeros(1, 255, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+    large, small = (flops(house.load(name), codes, labels) for name in ("image_gpt", "image_draft"))
+    assert large / small >= 6
+
+
+def test_the_tokenizer_rebuilds_a_photograph_better_than_its_mean_colour():
+    from minitok.data import picture
+    from minitok.metrics import psnr
+
+    tokenizer, image = house.load("tokenizer"), picture.load()[None]
+    codes = tokenizer.encode(image)
+    assert codes.shape == (1, 256, 1)
+    rebuilt = tokenizer.decode(codes)
+    assert float(psnr(rebuilt, image)) > float(psnr(image.mean((2, 3), keepdim=True).expand_as(image), image)) + 8
+    torch.testing.assert_close(tokenizer(image)[0].clamp(0, 1), rebuilt)
