@@ -69,7 +69,7 @@ def train(name: str, folder: str | pathlib.Path, options: Options | None = None,
 
 def measure(name: str) -> dict[str, Any]:
     """Measures a shipped model again, and writes the figures into its card, which is returned."""
-    facts = card(name) | {"figures": rounded(recipe(name).measure(load(name)))}
+    facts = card(name) | {"data": recipe(name).DATA, "figures": rounded(recipe(name).measure(load(name)))}
     files.write(files.shipped("checkpoints", f"{name}.json"), json.dumps(facts, indent=2) + "\n")
     return facts
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from minitok import metrics
 from minitok.data import augment, clothing
 from minitok.house._common import Options, batches, in_chunks
 from minitok.house.sampling import GUIDANCE, TEMPERATURE, draw
@@ -114,12 +115,9 @@ def fit_with_levels(model: ImageGPT, loss: Callable, plan: Plan, folder: pathlib
 
 @torch.no_grad()
 def bits_per_code(model: nn.Module, codes: Int[Tensor, "b 256"], labels: Int[Tensor, "b"]) -> float:
-    """The mean cross-entropy of codes in bits."""
-    parts = [
-        F.cross_entropy(model(c[:, :-1], y).float().flatten(0, 1), c.flatten(), reduction="sum")
-        for c, y in zip(codes.split(64), labels.split(64), strict=True)
-    ]
-    return float(sum(parts)) / codes.numel() / 0.6931471805599453
+    """The mean cross-entropy in bits of codes given their labels, 64 pictures at a time."""
+    parts = zip(codes.split(64), labels.split(64), strict=True)
+    return sum(metrics.bits_per_code(model(c[:, :-1], y), c) * len(c) for c, y in parts) / len(codes)
 
 
 def quick(model: ImageGPT) -> dict[str, float]:

@@ -21,7 +21,10 @@ from minitok.nn import Shape, Transformer
 from minitok.quantize.fsq import FSQ
 from minitok.train import Plan, fit, pick_device
 
-DATA = "clothing photographs, 64x64: 3,068 to learn from, 372 held out; 8,192 crops of 11 other photographs"
+DATA = (
+    "clothing photographs, 64x64: 3,068 to learn from, 372 held out; 8,192 crops of 11 other photographs "
+    "(among them china by danielbuechele and flower by vultilion, both CC BY 2.0)"
+)
 PLAN = Plan(steps=8000, lr=1e-3, warmup=300, weight_decay=0.01, ema=0.999, compile=True)
 
 

@@ -29,6 +29,16 @@ class Pairs:
         return size[:, 0::2] + size[:, 1::2]
 
 
+class First:
+    """Merges the first two tokens."""
+
+    def apply(self, x):
+        return torch.cat([x[:, :2].mean(1, keepdim=True), x[:, 2:]], dim=1)
+
+    def sizes(self, size):
+        return torch.cat([size[:, :2].sum(1, keepdim=True), size[:, 2:]], dim=1)
+
+
 def lively(**sizes):
     model = Transformer(Shape(**{"width": 16, "layers": 3, "heads": 4} | sizes)).eval().requires_grad_(False)
     for weight in model.parameters():
@@ -78,14 +88,15 @@ def test_kept_tokens_go_on_alone_at_their_old_places(mask, index):
 
 @pytest.mark.parametrize("kv_heads", [None, 2])
 @pytest.mark.parametrize("condition", [0, 3])
-def test_a_token_of_size_2_attends_and_is_attended_like_two_equal_ones(kv_heads, condition):
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_token_of_size_2_attends_and_is_attended_like_two_equal_ones(kv_heads, condition, index):
     model = lively(kv_heads=kv_heads, condition=condition)
-    x, places = torch.randn(2, 4, 16), torch.tensor([0.0, 1.5, 2.0, 7.0])
-    given = {"positions": places.repeat_interleave(2)[None]}
+    x = torch.randn(2, 4, 16)[:, [0, 0, 1, 2, 3]]
+    given = {"positions": torch.tensor([[0.5, 0.5, 1.5, 2.0, 7.0]])}
     given |= {"condition": torch.randn(2, 3)} if condition else {}
-    x = x.repeat_interleave(2, dim=1)
-    expected = model(x, "full", **given)[:, ::2]
-    torch.testing.assert_close(model(x, "full", on_layer=at(0, Pairs()), **given), expected, rtol=0, atol=1e-5)
+    expected = model(x, "full", **given)[:, 1:]
+    found = model(x, "full", on_layer=at(index, First()), **given)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_sizes_and_places_follow_the_merging():

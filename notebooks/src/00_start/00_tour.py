@@ -133,7 +133,8 @@ titles = [f"{name}\n{dB}" for name, dB in zip([*names, f"codes, {budget} bytes"]
 viz.show(viz.images(shown, titles, height=1.28), photo=True, alt="four ways to store it")
 
 # %% [markdown]
-# One picture proves little. Over 372 photographs of clothes that no model has seen (figures from the tokenizer's card):
+# One picture proves little, and a portrait is not what the tokenizer knows best. Over 372 photographs of clothes that
+# no model has seen (figures from the tokenizer's card):
 
 # %%
 facts = house.card("tokenizer")["figures"]
@@ -143,8 +144,8 @@ for name in ("JPEG", "WEBP", "codes"):
 
 # %% [markdown]
 # The Frechet distance compares how a vision transformer sees two sets of pictures; 0 is best. WebP, made by engineers
-# over many years, is a strong opponent in dB. The codes win where it counts for a model: what they rebuild *looks*
-# like the original to a network. And, unlike the bytes of a WebP file, they can be predicted.
+# over many years, is close in dB. The codes win by more where it counts for a model: what they rebuild *looks* like
+# the original to a network. And, unlike the bytes of a WebP file, they can be predicted.
 #
 # ## 6. New pictures, code by code
 #
@@ -185,9 +186,11 @@ Markdown(papers.chapter_table())
 
 # %% [markdown]
 # ## The way in one picture
+#
+# The codes are shown by three of their four numbers, as red, green and blue.
 
 # %% tags=["banner"]
-numbers = (quantized.values[0, :, :3].T.view(1, 3, 16, 16) + 1) / 2  # three of a code's four numbers as a colour
+numbers = (quantized.values[0, :, :3].T.view(1, 3, 16, 16) + 1) / 2  # as red, green, blue
 as_colours = numbers.repeat_interleave(4, 2).repeat_interleave(4, 3)
 titles = ["12,288 bytes", "256 codes", "rebuilt: 384 bytes", "drawn", "drawn"]
 strip = torch.cat([image[None], as_colours, rebuilt, new[:2]])
