@@ -123,7 +123,9 @@ def _train(given: argparse.Namespace) -> None:
 
     options = house.Options(steps=given.steps, seed=given.seed, device=given.device, devices=given.devices)
     folder = given.folder or pathlib.Path("runs", given.name)
-    print(json.dumps(house.train(given.name, folder, options, ship=given.ship), indent=2))
+    card = house.train(given.name, folder, options, ship=given.ship)
+    if card:
+        print(json.dumps(card, indent=2))
 
 
 def _bench(given: argparse.Namespace) -> None:

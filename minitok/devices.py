@@ -39,6 +39,11 @@ def launch(device: str, devices: int) -> Any:
     return fabric
 
 
+def is_first() -> bool:
+    """Whether this is the only process or the first of several: the one that measures, writes and prints."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
 def faster(runner: Any, where: torch.device, compile: bool) -> tuple[Any, AbstractContextManager[Any]]:
     """On a GPU the compiled model, where that is asked for, and bfloat16; elsewhere all as it is."""
     if where.type != "cuda":

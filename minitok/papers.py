@@ -111,11 +111,13 @@ def card(slug: str) -> str:
     return "\n".join(lines)
 
 
-def chapter_table() -> str:
-    """The map of the course in Markdown: each chapter, what it asks, and how many of its lessons work."""
-    table = ["| | chapter | what it asks | working |", "|---:|---|---|---:|"]
+def chapter_table(progress: bool = True) -> str:
+    """The map of the course in Markdown: each chapter, what it asks, how many lessons it has (and how many work)."""
+    table = [f"| | chapter | what it asks | {'working' if progress else 'lessons'} |", "|---:|---|---|---:|"]
     for home in chapters():
-        count = f"{len(rows(home.slug, 'working'))} of {len(rows(home.slug))}"
+        count = str(len(rows(home.slug)))
+        if progress:
+            count = f"{len(rows(home.slug, 'working'))} of {count}"
         table.append(f"| {home.number} | `{home.slug}` | {_markdown(home.problem)} | {count} |")
     return "\n".join(table)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from minitok.live import animation, ends, show, slider
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 __all__ = ["BACKGROUND", "BASELINE", "GRID", "MUTED", "OURS", "PALETTE", "PAPER", "TEXT"]
-__all__ += ["animation", "bars", "codes", "ends", "images"]
+__all__ += ["animation", "bars", "ends", "images"]
 __all__ += ["lines", "panel", "patches", "show", "slider", "style"]
 
 
@@ -115,29 +115,6 @@ def bars(values: Mapping[str, float | int], title: str, x: str, digits: int = 3)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.12)
-    return figure
-
-
-def codes(grid: Int[Tensor, "H W"], K: int, title: str = "") -> "matplotlib.figure.Figure":
-    """A map with one colour a code, neighbouring codes far apart; up to 12 wide it shows the numbers too."""
-    import colorsys
-
-    low, high = int(grid.min()), int(grid.max())
-    if low < 0 or high >= K:
-        raise ValueError(f"grid holds codes from {low} to {high}, expected 0 to {K - 1}")
-    # Steps of the golden ratio spread any number of hues evenly; three lightnesses part the closest.
-    hues = [(code * 0.618034 % 1, (0.45, 0.6, 0.75)[code % 3]) for code in range(K)]
-    table = torch.tensor([colorsys.hls_to_rgb(hue, lightness, 0.55) for hue, lightness in hues])
-    h, w = grid.shape
-    with style():
-        figure = _figure(3.6, 3.6 * h / w + (0.4 if title else 0), layout="constrained")
-        axes = figure.add_subplot(title=title)
-        axes.imshow(table[grid.long().cpu()].numpy(), interpolation="nearest")
-        axes.axis("off")
-        for row, column in itertools.product(range(h), range(w)) if w <= 12 else ():
-            code = int(grid[row, column])
-            ink = "black" if table[code] @ torch.tensor([0.3, 0.6, 0.1]) > 0.45 else "white"
-            axes.text(column, row, str(code), ha="center", va="center", color=ink)
     return figure
 
 

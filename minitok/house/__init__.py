@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from minitok import __version__, files
+from minitok.devices import is_first
 from minitok.house._common import Options
 from minitok.train import seconds_spent
 
@@ -51,10 +52,13 @@ def load(name: str, folder: str | pathlib.Path | None = None) -> Any:
 def train(name: str, folder: str | pathlib.Path, options: Options | None = None, ship: bool = False) -> dict[str, Any]:
     """Trains a house model by its recipe, measures it, and writes checkpoint and card into `folder`; returns the card.
 
-    A run that was interrupted goes on from `folder`. `ship` also writes both among the project's checkpoints.
+    A run that was interrupted goes on from `folder`. `ship` also writes both among the project's checkpoints. Of
+    several processes only the first measures and writes; the others return an empty card.
     """
     options, module, folder = options or Options(), recipe(name), pathlib.Path(folder)
     model = keep_half(module.train(folder, options)).cpu()
+    if not is_first():
+        return {}
     facts = {
         "name": name, "recipe": f"minitok train {name}", "data": module.DATA, "seed": options.seed,
         "steps": options.apply(module.PLAN).steps, "parameters": sum(p.numel() for p in model.parameters()),

@@ -22,7 +22,7 @@ class Options:
 
     def apply(self, plan: Plan) -> Plan:
         """The recipe's plan with this run's seed, and its steps where they are given."""
-        return replace(plan, seed=self.seed, steps=self.steps or plan.steps)
+        return replace(plan, seed=self.seed, steps=plan.steps if self.steps is None else self.steps)
 
     def where(self) -> dict[str, Any]:
         """The arguments of `fit` that say where to train."""

@@ -45,7 +45,7 @@ def train(folder: pathlib.Path, options: Options) -> nn.Module:
 
     def loss(model: nn.Module, step: int) -> Tensor:
         images, labels = draw(128)
-        images = augment.affine(images, zoom=(0.85, 1.2), degrees=12, shift=0.1, squeeze=1.2)
+        images = augment.affine(images, zoom=(0.85, 1.2), degrees=12.0, shift=0.1, squeeze=1.2)
         return F.cross_entropy(model(images), labels, label_smoothing=0.05)
 
     return fit(build(), loss, options.apply(PLAN), folder, **options.where())

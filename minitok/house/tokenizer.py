@@ -111,7 +111,7 @@ def train(folder: pathlib.Path, options: Options) -> nn.Module:
 
     def loss(model: nn.Module, step: int) -> Tensor:
         (first,), (second,) = clothes(96), others(32)
-        first = augment.affine(first, zoom=(0.5, 1.0), degrees=5, flip=True, squeeze=1.3)
+        first = augment.affine(first, zoom=(0.5, 1.0), degrees=5.0, flip=True, squeeze=1.3)
         images = torch.cat([first, augment.affine(second, flip=True)])
         return decibels(model(images)[0], images)
 

@@ -70,7 +70,7 @@ class Teacher(nn.Module):
 
 def view(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
     """A strong random view: window, turn, mirror, colours, a missing square."""
-    images = augment.affine(images, zoom=(0.55, 1.1), degrees=20, shift=0.1, flip=True, squeeze=1.5)
+    images = augment.affine(images, zoom=(0.55, 1.1), degrees=20.0, shift=0.1, flip=True, squeeze=1.5)
     return augment.erase(augment.recolour(images, 0.4))
 
 

@@ -137,3 +137,11 @@ def test_nothing_is_stored_or_trained():
 def test_wrong_levels_are_refused(levels):
     with pytest.raises(ValueError, match="expected at least one channel, each of 2 to 1000 levels"):
         FSQ(levels)
+
+
+@pytest.mark.parametrize("code", [-1, 12])
+def test_codes_beyond_the_product_of_the_levels_are_refused(code):
+    layer = FSQ((3, 4))
+    assert layer.decode(torch.tensor([[[11]]])).tolist() == [[[1.0, 0.5]]]
+    with pytest.raises(ValueError, match=f"codes from {min(code, 0)} to {max(code, 0)} came, expected 0 to 11"):
+        layer.decode(torch.tensor([[[0], [code]]]))

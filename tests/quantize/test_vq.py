@@ -142,6 +142,8 @@ def test_codes_do_not_depend_on_the_order_of_the_vectors():
         (lambda: VQ(2, 7).start_from(torch.randn(2, 3, 2)), "z holds 6 vectors, expected at least K=7"),
         (lambda: VQ(2, 2).start_from(torch.randn(2, 3, 5)), r"shape \(2, 3, 5\) came, expected \(b, n, 2\)"),
         (lambda: VQ(2, 2).start_from(torch.full((1, 3, 2), torch.nan)), "NaN"),
+        (lambda: VQ(2, 7).decode(torch.tensor([[[0], [7]]])), "codes from 0 to 7 came, expected 0 to 6"),
+        (lambda: VQ(2, 7).decode(torch.tensor([[[-1], [6]]])), "codes from -1 to 6 came"),
         (lambda: nearest(torch.zeros(1, 1, 2), torch.zeros(0, 2)), "codebook is empty"),
     ],
 )

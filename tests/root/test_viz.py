@@ -190,21 +190,6 @@ def test_photographs_are_kept_small_as_jpeg():
     assert size(photo) < min(120_000, size(viz.show(figure)))
 
 
-def test_codes_of_one_kind_share_a_colour_and_small_maps_show_numbers():
-    grid = torch.tensor([[0, 1, 2], [2, 1, 0]])
-    figure = viz.codes(grid, 4, "Six codes")
-    drawn = axes_of(figure).images[0].get_array()
-    assert (drawn[0, 0] == drawn[1, 2]).all()
-    assert (drawn[0, 0] != drawn[0, 1]).any()
-    assert [text.get_text() for text in axes_of(figure).texts] == list("012210")
-    assert axes_of(figure).get_title("left") == "Six codes"
-    many = axes_of(viz.codes(torch.arange(1024).view(32, 32), 1024)).images[0].get_array()
-    assert len(np.unique(many.reshape(-1, 3), axis=0)) == 1024
-    assert not viz.codes(torch.zeros(13, 13, dtype=torch.long), 1).axes[0].texts
-    with pytest.raises(ValueError, match="grid holds codes from 0 to 2, expected 0 to 1"):
-        viz.codes(grid, 2)
-
-
 def test_patches_hold_the_image_cut_apart_and_fade_what_is_dropped():
     image = torch.zeros(1, 32, 32)
     whole = viz.patches(image, 8, "Sixteen patches")

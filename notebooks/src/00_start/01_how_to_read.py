@@ -1,15 +1,15 @@
 # %% [markdown]
 # # How to read a lesson
 #
-# Every lesson of the course is built alike, so that after the first few you know where to look. This page shows the
-# parts, the letters that name tensor axes, and how to run, change and check things. Its cells are small on purpose:
-# run them, then change them.
+# Every lesson is built alike, so that after a few you know where to look. This page shows the parts, the letters that
+# name tensor axes, and how to run, change and check things. Its cells are small: run them, then change them.
 
 # %%
 import torch
 
 from minitok import nn, papers, viz
 from minitok.data import mnist
+from minitok.quantize.fsq import FSQ
 from minitok.quantize.vq import VQ
 
 # %% [markdown]
@@ -17,22 +17,23 @@ from minitok.quantize.vq import VQ
 #
 # 1. **The card:** the paper, what to read first, how long it takes.
 # 2. **The problem,** shown by a baseline that fails.
-# 3. **The idea** in one picture, then **the mechanism** in a few small cells.
+# 3. **The idea** in a picture, then **the mechanism** in small cells.
 # 4. **One cell that asserts** that what you built equals the library's function.
-# 5. **The experiment:** real data, a fair baseline, the same budget for both.
+# 5. **The experiment:** real data, a fair baseline, one budget for both.
 # 6. **A control** to play with, **the verdict,** and **where it breaks.**
-# 7. **Exercises** with checks that say what is still wrong. Solutions lie in `notebooks/src/solutions/`.
+# 7. **Exercises** with checks. Solutions lie in `notebooks/src/solutions/`.
 #
 # ## One method, five places
 #
-# The registry knows where everything of a lesson is. Try another name.
+# Module, notebook (with the source that it is made from), test, verdict, and a row in the registry, which knows where
+# they are. Try another name.
 
 # %%
 print(papers.card("vq"))
 
 # %% [markdown]
-# A lesson counts as *working* only while all five places are there and its verdict was measured by the code as it is
-# now. Change the module or the notebook, and the status falls back to *planned* until it is run again.
+# A lesson is *working* while all five are there and its verdict was measured by the code as it is now. Change the
+# module or the notebook, and the status falls back to *planned* until it is run again.
 #
 # ## The letters
 #
@@ -46,7 +47,7 @@ print(papers.card("vq"))
 # | `k` | tokens that are kept | `K` | size of a codebook |
 # | `c` | channels | `H`, `W` | height and width of an image |
 #
-# Tokens are `(b, n, c)`, the inside of an attention `(b, h, n, d)`, images `(b, c, H, W)` from 0 to 1.
+# Tokens are `(b, n, c)`, vectors to be quantized `(b, n, d)`, images `(b, c, H, W)` with values from 0 to 1.
 
 # %%
 images = mnist.load("test").images[::100]
@@ -56,13 +57,13 @@ viz.show(viz.images(images, columns=10, height=0.6))
 
 # %% [markdown]
 # Signatures say the same, and the test run checks that they are true:
-# `encode(z: Float[Tensor, "b n d"]) -> Int[Tensor, "b n 1"]` takes a batch of n vectors of width d and gives one code
-# each.
+# `encode(z: Float[Tensor, "b n d"]) -> Int[Tensor, "b n 1"]` takes a batch of n vectors of width d, and gives one code
+# each; the last axis is there for methods that give several.
 
 # %%
-quantizer = VQ(d=4, K=16)
-codes = quantizer.encode(torch.randn(2, 5, 4))
-print("shape of the codes:", tuple(codes.shape), " bits a code:", quantizer.bits)
+z = torch.randn(2, 5, 4)
+quantizer = VQ(d=4, K=4096)
+print("shape of the codes:", tuple(quantizer.encode(z).shape), " bits a code:", quantizer.bits)
 
 # %% [markdown]
 # ## When something is wrong
@@ -72,17 +73,25 @@ print("shape of the codes:", tuple(codes.shape), " bits a code:", quantizer.bits
 
 # %%
 try:
-    quantizer.decode(torch.full((2, 5, 1), 16))
+    quantizer.decode(torch.full((2, 5, 1), 4096))
 except ValueError as error:
     print(error)
 
 # %% [markdown]
 # ## Contracts: why methods can be swapped
 #
-# A chapter is a kind of thing. All quantizers have `encode`, `decode`, `bits` and the same `forward`; all reductions
-# take tokens and say how many to keep. One test holds every method of a chapter to that, so a lesson's method can be
-# put in another one's place by changing one line. The shared parts are as small: one Transformer serves all models,
-# causal or not by the mask of the call.
+# All methods of a chapter do the same job in the same form, and one test holds every one of them to it. So one can be
+# put in another's place by changing one line. Quantizers have `encode`, `decode`, `bits`, and a `forward` that gives
+# values, codes and a loss:
+
+# %%
+for quantizer in (VQ(d=4, K=4096), FSQ(levels=(8, 8, 8, 8))):
+    values, codes, loss = quantizer(z)
+    error = (quantizer.decode(codes) - values).abs().max()
+    print(f"{type(quantizer).__name__:4} {quantizer.bits:g} bits, decoding its codes gives its values: {error < 1e-6}")
+
+# %% [markdown]
+# Models are built from shared parts too. One Transformer serves them all; the mask of a call says what a token may see.
 
 # %%
 model = nn.Transformer(nn.Shape(width=32, layers=2, heads=4))
@@ -90,21 +99,22 @@ tokens = torch.randn(1, 6, 32)
 changed = tokens.clone()
 changed[:, 4] += 1
 for mask in ("causal", "full"):
-    moved = (model(tokens, mask) - model(changed, mask)).abs().amax(-1)[0] > 1e-6
-    print(f"{mask:6}: changing token 4 moves the outputs", moved.nonzero().flatten().tolist())
+    difference = (model(tokens, mask) - model(changed, mask)).abs().sum(-1)[0]
+    moved = [i for i in range(6) if difference[i] > 1e-5]
+    print(f"{mask:6}: changing token 4 moves the outputs {moved}")
 
 # %% [markdown]
 # ## Run, change, check
 #
-# - **Run** a notebook from top to bottom: *Run > Run All Cells*. Its header says how many seconds that takes.
-# - **Change** anything: a reader's run never overwrites the recorded verdicts.
-# - **Write** a lesson in `notebooks/src/`, as plain Python with text in comments, and make the notebook from it by
-#   `python do.py notebooks PATH`.
-# - **Check** everything by `python do.py test`, or one part: `python do.py test unit -k vq`.
-# - **Train** the models of the course anew by `python do.py train NAME`; an interrupted run goes on where it was.
+# - **Run** a notebook from top to bottom: *Run > Run All Cells*.
+# - **Change** anything: your runs never overwrite the recorded verdicts.
+# - **Write** a lesson in `notebooks/src/`, as Python with text in comments; `python do.py notebooks PATH` makes the
+#   notebook.
+# - **Check** everything by `python do.py test`, or a part: `python do.py test unit -k vq`.
+# - **Train** a house model anew by `python do.py train NAME`; an interrupted run goes on where it was.
 #
-# A verdict looks like this. It is computed, and it may well be negative: a claim that does not show at our scale is a
-# result too.
+# A verdict looks like this: our figure, the baseline's, and the paper's own where it gives one. It is computed, on our
+# data at our scale, and it may well be negative: a claim that does not show is a result too.
 
 # %%
 print(papers.recorded_verdict("vq"))

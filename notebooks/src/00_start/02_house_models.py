@@ -135,7 +135,21 @@ for figure, value in house.card("image_gpt")["figures"].items():
 # %%
 labels = torch.arange(10)
 drawn = models["tokenizer"].decode(sample(models["image_gpt"], labels, seed=0)[..., None])
-viz.show(viz.images(drawn, clothing.CLASSES, columns=5, height=0.96), photo=True, alt="one drawn picture a class")
+viz.show(viz.images(drawn, clothing.CLASSES, columns=5, height=1.28), photo=True, alt="one drawn picture a class")
+
+# %% [markdown]
+# Are they copies? Below each drawn picture is the nearest training photograph (mirrored or not), by the squared
+# difference of pixels. Same kind, same pose, and often a similar background: the model has learnt the habits of a small
+# collection, but the pictures are not those photographs.
+
+# %%
+if there:
+    train = clothing.load("train").images
+    both = torch.cat([train, train.flip(3)])
+    nearest = both[torch.cdist(drawn.flatten(1), both.flatten(1)).argmin(1)]
+    pair = torch.cat([drawn, nearest])
+    shown = viz.images(pair, columns=10, height=0.64, title="Drawn; below, the nearest training photograph")
+viz.show(shown, photo=True, alt="drawn pictures and their nearest photographs") if there else None
 
 # %% [markdown]
 # `image_draft` guesses what `image_gpt` will say, at a sixth of the cost. How often the two agree is what speculative
