@@ -18,10 +18,8 @@ from minitok.metrics import accuracy, flops, parameters, psnr
 models = {name: house.load(name) for name in house.NAMES}
 for name, model in models.items():
     card = house.card(name)
-    minutes = card["trained"]["seconds"] / 60
-    print(
-        f"{name:12} {parameters(model) / 1e6:4.1f} M parameters, {card['steps']:5} steps, {minutes:4.1f} min on a GPU"
-    )
+    minutes, where = card["trained"]["seconds"] / 60, card["trained"]["device"]
+    print(f"{name:12} {parameters(model) / 1e6:.1f} M parameters, {minutes:4.1f} minutes on {where}")
 
 # %% [markdown]
 # The larger ones were trained on 3,068 photographs of clothes in ten classes (CC0). They are a download of 106 MB,
@@ -76,17 +74,17 @@ compare("vit", "accuracy on every eighth test photograph (%)", measured)
 print("on all 372:", round(house.card("vit")["figures"]["accuracy on the 372 test photographs (%)"], 1))
 
 # %% [markdown]
-# Where does it look? The attention of the CLS token in the last layer says which patches the answer is read from.
-# `on_layer` lets us see inside. Chapter 6 uses the same seam to remove or merge tokens.
+# Where does it look? The attention of the CLS token says which patches the answer is read from; here the mean over the
+# last four layers. `on_layer` lets us see inside. Chapter 6 uses the same seam to remove or merge tokens.
 
 # %%
-image = picture.load()[None]
+image = test.images[24:25] if there else picture.load()[None]
 maps = []
 models["vit"](image, on_layer=lambda layer: maps.append(layer.attention))
-looked = maps[-1][0, :, 0, 1:].mean(0).view(1, 1, 16, 16)
-looked = (looked / looked.max()).repeat_interleave(4, 2).repeat_interleave(4, 3)
-seen = torch.cat([image, image * (0.15 + 0.85 * looked)])
-viz.show(viz.images(seen, ["a picture", "where CLS looks"], height=1.92), photo=True)
+looked = torch.stack(maps[-4:])[:, 0, :, 0, 1:].mean((0, 1)).view(1, 1, 16, 16)
+looked = (looked / looked.max()).sqrt().repeat_interleave(4, 2).repeat_interleave(4, 3)
+seen = torch.cat([image, image * looked])
+viz.show(viz.images(seen, ["a picture", "bright: CLS looks here"], height=1.92), photo=True)
 
 # %% [markdown]
 # The features of CLS also define the *Frechet distance* of this course: how far apart two sets of pictures are, as
@@ -133,23 +131,23 @@ for figure, value in house.card("image_gpt")["figures"].items():
 # costs. The one in the middle is not small: `vit` is surer about photographs that it has learnt from.
 
 # %%
-labels = torch.arange(10)
-drawn = models["tokenizer"].decode(sample(models["image_gpt"], labels, seed=0)[..., None])
-viz.show(viz.images(drawn, clothing.CLASSES, columns=5, height=1.28), photo=True, alt="one drawn picture a class")
+labels = torch.arange(10).repeat(2)
+codes = sample(models["image_gpt"], labels, guidance=2.0, seed=0)
+drawn = models["tokenizer"].decode(codes[..., None])
+titles = [*clothing.CLASSES, *[""] * 10]
+viz.show(viz.images(drawn, titles, columns=10, height=0.64), photo=True, alt="two drawn pictures a class")
 
 # %% [markdown]
-# Are they copies? Below each drawn picture is the nearest training photograph (mirrored or not), by the squared
-# difference of pixels. Same kind, same pose, and often a similar background: the model has learnt the habits of a small
-# collection, but the pictures are not those photographs.
+# Are they copies? Below each of the first ten is the nearest training photograph (mirrored or not), by the squared
+# difference of pixels: alike in tone and background, but another piece.
 
 # %%
 if there:
     train = clothing.load("train").images
     both = torch.cat([train, train.flip(3)])
-    nearest = both[torch.cdist(drawn.flatten(1), both.flatten(1)).argmin(1)]
-    pair = torch.cat([drawn, nearest])
-    shown = viz.images(pair, columns=10, height=0.64, title="Drawn; below, the nearest training photograph")
-viz.show(shown, photo=True, alt="drawn pictures and their nearest photographs") if there else None
+    nearest = both[torch.cdist(drawn[:10].flatten(1), both.flatten(1)).argmin(1)]
+    shown = viz.images(torch.cat([drawn[:10], nearest]), columns=10, height=0.64)
+viz.show(shown, photo=True, alt="drawn pictures above their nearest photographs") if there else None
 
 # %% [markdown]
 # `image_draft` guesses what `image_gpt` will say, at a sixth of the cost. How often the two agree is what speculative
