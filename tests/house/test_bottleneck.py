@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from minitok.house.bottleneck import Bottleneck, train
+from minitok.quantize.fsq import FSQ
+from minitok.quantize.vq import VQ
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """200 pictures of one bright bar each, at a random place."""
+    place = torch.randint(4, 24, (200,))
+    bars = (torch.arange(28)[None, :] - place[:, None]).abs() < 3
+    return bars[:, None, None, :].expand(200, 1, 28, 28).float()
+
+
+@pytest.mark.parametrize("quantizer", [VQ(d=4, K=16), FSQ((5, 5)), None])
+def test_training_lowers_the_error_with_any_quantizer_and_with_none(images, quantizer):
+    model = Bottleneck(quantizer, d=4)
+    before = (model.rebuild(images) - images).square().mean()
+    after = (train(model, images, steps=30).rebuild(images) - images).square().mean()
+    assert after < before / 2
+    assert not model.training
+
+
+def test_what_is_rebuilt_is_what_the_codes_say(images):
+    model = train(Bottleneck(VQ(d=4, K=16)), images, steps=3)
+    codes = model.codes(images[:5])
+    assert codes.shape == (5, 49, 1)
+    painted = model.picture(model.quantizer.decode(codes)).clamp(0, 1)
+    torch.testing.assert_close(painted, model.rebuild(images[:5]), atol=1e-5, rtol=0)
+
+
+def test_seeds_steps_and_rate_decide_the_weights(images):
+    def weights(**how):
+        network = how.pop("network", 0)
+        return train(Bottleneck(None, d=3, seed=network), images, **{"steps": 2, **how}).encoder[0].weight
+
+    assert torch.equal(weights(), weights())
+    for other in ({"seed": 1}, {"network": 1}, {"steps": 3}, {"lr": 1e-3}):
+        assert not torch.equal(weights(), weights(**other))
+
+
+def test_a_codebook_starts_on_the_data(images):
+    model = Bottleneck(VQ(d=4, K=8))
+    vectors = model.vectors(images).flatten(0, 1).detach()
+    train(model, images, steps=1, lr=1e-9)
+    assert torch.cdist(model.quantizer.codebook.detach(), vectors).amin(1).max() < 1e-3
+
+
+def test_no_quantizer_has_no_codes(images):
+    with pytest.raises(ValueError, match="no codes"):
+        Bottleneck(None).codes(images[:1])
