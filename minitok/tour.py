@@ -4,6 +4,7 @@ import copy
 import html
 import os
 import pathlib
+import re
 from typing import TYPE_CHECKING
 
 from minitok import execution, files, lessons
@@ -68,6 +69,9 @@ def page(notebook: "NotebookNode") -> str:
     shown = copy.deepcopy(notebook)
     shown.cells = [cell for cell in shown.cells if "interactive" not in cell.metadata.get("tags", [])]
     execution.clean(shown)
+    for cell in shown.cells:
+        if cell.cell_type == "markdown":  # the page goes alone: what lies beside the notebook cannot be reached from it
+            cell.source = re.sub(r"\[([^]]+)\]\((?!https?:)[^)]*\)", r"\1", cell.source)
     exporter = HTMLExporter(
         template_name="basic",
         exclude_input=True,

@@ -51,7 +51,7 @@ def images(
     words = [list(titles or [])[row * columns : (row + 1) * columns] for row in range(rows)]
     labels = [20 * max((t.count("\n") + 1 for t in row if t), default=0) for row in words]
     starts = [row * (cell_h + 6) + sum(labels[: row + 1]) + (36 if title else 6) for row in range(rows)]
-    full_w, full_h = max(columns * (cell_w + 6) + 6, 10 * len(title)), starts[-1] + cell_h + 6
+    full_w, full_h = max(columns * (cell_w + 6) + 6, 11 * len(title) + 16), starts[-1] + cell_h + 6
     with style():
         figure = _figure(full_w / 100, full_h / 100)
         if title:

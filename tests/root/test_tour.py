@@ -12,7 +12,7 @@ from minitok.tour import check_picture, tour
 
 SOURCE = """# %% [markdown]
 # # Tokens & pictures
-# Some **words**.
+# Some **words**, [a lesson](01_lesson.ipynb) and [a paper](https://arxiv.org/abs/1711.00937).
 
 # %%
 import os
@@ -77,8 +77,10 @@ def test_the_page_shows_words_and_results_and_needs_nothing_else(
     parsed = Addresses()
     parsed.feed(page)
     assert "script" not in parsed.tags
-    assert len(parsed.found) == 1
-    assert parsed.found[0].startswith("data:image/png;base64,")
+    assert "a lesson" in page  # as words: the page goes alone, so what lies beside the notebook is no link
+    link, image = sorted(parsed.found, reverse=True)
+    assert link == "https://arxiv.org/abs/1711.00937"
+    assert image.startswith("data:image/png;base64,")
 
 
 def test_a_page_is_not_touched_when_a_cell_fails(source: pathlib.Path, picture: pathlib.Path) -> None:

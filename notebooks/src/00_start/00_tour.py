@@ -23,8 +23,8 @@ from minitok.quantize.fsq import bound
 # %% [markdown]
 # ## 1. A picture
 #
-# The portrait shows Grace Hopper, who wrote one of the first compilers (United States Navy, public domain). To follow a
-# picture of your own, put its path in place of `None`.
+# If you give none, it is a portrait of Grace Hopper, who wrote one of the first compilers (United States Navy, public
+# domain). To follow a picture of your own, put its path in place of `None`.
 
 # %%
 MY_PICTURE = os.environ.get("MINITOK_PICTURE") or None
@@ -47,7 +47,7 @@ viz.show(viz.patches(image, 4, "256 patches of 4 x 4 pixels"), photo=True)
 # %% [markdown]
 # ## 3. Codes: the tokens that can be counted, stored and predicted
 #
-# A patch has $256^{48}$ possible values. A *tokenizer* gets by with 4,096. Its parts:
+# A patch has 256⁴⁸ possible values. A *tokenizer* gets by with 4,096. Its parts:
 #
 # picture → **encoder** → four numbers at each of 16 x 16 places → **rounding** → codes → **decoder** → picture
 #
@@ -93,9 +93,9 @@ viz.show(viz.images(swatches, columns=8, height=0.32, title=title), photo=True, 
 # %% [markdown]
 # ## 4. Back to pixels
 #
-# The decoder makes a picture from the codes. It was trained on photographs of clothes and on crops of a few others; it
-# has never seen this one. How close it comes is measured as *PSNR*, in decibels (dB): 3 dB more halve the squared
-# error.
+# The decoder makes a picture from the codes. It was trained on photographs of clothes and on crops of eleven others;
+# the portrait was not among them. How close it comes is measured as *PSNR*, in decibels (dB): 3 dB more halve the
+# squared error.
 
 # %%
 rebuilt = tokenizer.decode(codes)
@@ -159,7 +159,7 @@ for name in ("JPEG", "WEBP", "codes"):
 #
 # ## 6. New pictures, code by code
 #
-# `image_gpt` is a transformer that, sees only what came before: the kind of clothes asked for
+# `image_gpt` is a transformer that sees only what came before: the kind of clothes asked for
 # and the codes so far. It gives a probability to each of the 4,096 next codes. Draw one, append it, ask again.
 # (`guidance` above 1 exaggerates what sets the kind apart.)
 
