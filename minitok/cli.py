@@ -67,7 +67,7 @@ def _add_others(command: Callable[..., argparse.ArgumentParser]) -> None:
     notebooks.add_argument("paths", nargs="*", help="sources, notebooks or folders (default: all that changed)")
 
     lab = command("lab", _lab, "open the course in JupyterLab, at the tour", "lab --no-browser")
-    lab.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="passed on to jupyter lab")
+    lab.add_argument("rest", nargs="*", metavar="...", help="whatever follows is passed on to jupyter lab")
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:
@@ -85,11 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: all is well; 1: some notebooks failed; 2: the user can mend it, and one line says what; 130: stopped.
     """
-    known, rest = parser().parse_known_args(arguments)
-    if rest:
-        if known.job is not _lab:
-            parser().error(f"unrecognized arguments: {' '.join(rest)}")
-        known.rest = [*known.rest, *rest]
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    passed_on = given[1:] if given[:1] == ["lab"] and not {"-h", "--help"} & set(given) else []
+    known = parser().parse_args(given[: len(given) - len(passed_on)])
+    known.rest = passed_on  # argparse would take JupyterLab's options apart and mix their order
     try:
         return known.job(known) or 0
     except PROBLEMS as error:

@@ -127,8 +127,8 @@ def test_data_lists_or_fetches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_lab_opens_the_tour_and_passes_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setattr(cli.subprocess, "call", lambda command, cwd: calls.append((command, cwd)) or 3)
-    assert cli.main(["lab", "--no-browser", "--port=1"]) == 3
-    tour = ["-m", "jupyterlab", "00_start/00_tour.ipynb", "--no-browser", "--port=1"]
+    assert cli.main(["lab", "--no-browser", "--port", "1"]) == 3
+    tour = ["-m", "jupyterlab", "00_start/00_tour.ipynb", "--no-browser", "--port", "1"]
     assert calls == [([sys.executable, *tour], files.ROOT / "notebooks")]
 
 
