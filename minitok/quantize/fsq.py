@@ -3,13 +3,14 @@
 Mentzer, Minnen, Agustsson, Tschannen: Finite Scalar Quantization: VQ-VAE Made Simple, 2023, arXiv 2309.15505.
 
 Mechanism: no codebook is learnt. Channel i is squashed into an interval that holds `levels[i]` whole numbers and
-rounded to the nearest of them: `z_q = round(f(z))`, `f(z) = tanh(z + shift) * half - offset` with
-`half = (L - 1)(1 + eps) / 2`, `offset = 1/2` for even L (so that the L whole numbers lie evenly around zero) and
-`shift = atanh(offset / half)` (so that f(0) = 0). The code is the mixed-radix number of the channels' levels, the
-first channel the least significant. All products of levels exist; training needs no loss of its own.
-Differs from the paper: its listing has `(L - 1)(1 - eps) / 2` and `shift = tan(offset / half)`, by which f(0) is only
-nearly 0 and two levels have none; of codes of four channels one in a hundred comes out otherwise.
-Notebook: notebooks/01_quantize/03_fsq.ipynb (planned)
+rounded to the nearest of them (section 3.1; in full in the listing of appendix A.1): `z_q = round(f(z)) / (L // 2)`,
+`f(z) = tanh(z + shift) * half - offset`, where `half = (L - 1)(1 + eps) / 2`, `offset = 1/2` for even L, 0 for odd
+(L whole numbers lie evenly around -offset), and `shift = atanh(offset / half)`, so that f(0) = 0. The gradient of the
+rounding is taken as 1. The code is the mixed-radix number of the channels' levels, the first channel the least
+significant. All products of levels exist; training needs no loss of its own.
+Differs from the paper: its listing has `(L - 1)(1 - eps) / 2` and `shift = tan(offset / half)`, by which f(0) is not
+quite 0 (for two levels, where atanh has no value, -0.04). One or two codes in a hundred come out otherwise.
+Notebook: notebooks/01_quantize/03_fsq.ipynb
 """
 
 import math
@@ -22,7 +23,13 @@ from minitok.quantize._common import Quantized, check_codes, check_vectors, stra
 
 
 def bound(z: Float[Tensor, "... d"], levels: Tensor, eps: float = 1e-3) -> Float[Tensor, "... d"]:
-    """Squashes each channel so that rounding gives `levels` whole numbers, -(L // 2) to (L - 1) // 2 (section 3.1)."""
+    """Squashes each channel so that rounding gives `levels` whole numbers, -(L // 2) to (L - 1) // 2.
+
+    >>> bound(torch.tensor([[-9.0], [0.0], [0.5], [9.0]]), torch.tensor([5])).round().flatten().tolist()
+    [-2.0, 0.0, 1.0, 2.0]
+
+    `eps` widens the interval by so much, which gives two levels a finite shift. Source: section 3.1, appendix A.1.
+    """
     half = (levels - 1) * (1 + eps) / 2
     offset = (levels % 2 == 0).to(z.dtype) / 2
     shift = (offset / half).atanh()

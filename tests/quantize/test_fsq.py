@@ -121,6 +121,58 @@ def test_gradients_are_those_of_the_squash(levels):
     torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("levels", LEVELS)
+def test_codes_count_as_numpy_counts_the_cells_of_an_array(levels):
+    layer, K = FSQ(levels), math.prod(levels)
+    places = np.stack(np.unravel_index(np.arange(K), levels, order="F"), -1)
+    halves = np.array([L // 2 for L in levels])
+    values = layer.decode(torch.arange(K)[None, :, None])[0]
+    torch.testing.assert_close(values, torch.from_numpy(places / halves - 1).float(), rtol=0, atol=1e-6)
+
+
+def test_a_channel_moves_only_its_own_digit_of_the_code():
+    layer, z = FSQ((5, 4, 3)), torch.zeros(1, 25, 3)
+    z[0, :, 1] = torch.linspace(-3, 3, 25)
+    values, codes, _ = layer(z)
+    assert values[..., [0, 2]].abs().max() == 0
+    # Level 2 of 5 is code 2, level 1 of 3 is 20; the steps of the channel between them are worth 5 each.
+    assert sorted(set(codes.flatten().tolist())) == [22, 27, 32, 37]
+
+
+def test_far_out_the_gradient_fades_and_the_values_stay_at_the_end():
+    z = z_of([[[0.0], [3.0], [50.0]]], requires_grad=True)
+    values = FSQ((5,))(z).values
+    (gradient,) = torch.autograd.grad(values.sum(), z)
+    near, far, farthest = gradient.flatten().tolist()
+    assert values.flatten().tolist() == [0, 1, 1]
+    assert near == pytest.approx(1.001, abs=1e-5)
+    assert 0 < far < 0.02
+    assert farthest == 0
+
+
+def test_an_encoder_learns_every_level_through_the_rounding():
+    # Numbers from -1 to 1, at first all rounded to zero: gradients widen them until all five levels are in use.
+    x, scale = torch.linspace(-1, 1, 64)[None, :, None], z_of([0.2], requires_grad=True)
+    layer, optimizer = FSQ((5,)), torch.optim.Adam([scale], lr=0.05)
+    first = layer.encode(x * scale).unique().numel()
+    for _ in range(100):
+        optimizer.zero_grad()
+        (layer(x * scale).values - x).square().mean().backward()
+        optimizer.step()
+    assert first == 1
+    assert layer.encode(x * scale).unique().numel() == 5
+    assert (layer(x * scale).values - x).abs().max() < 0.35
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0), (1, 1), (3, 7)])
+def test_any_number_of_vectors_is_taken(shape):
+    layer = FSQ((4, 3, 5))
+    values, codes, loss = layer(torch.randn(*shape, 3))
+    assert values.shape == layer.decode(codes).shape == (*shape, 3)
+    assert codes.shape == (*shape, 1)
+    assert loss.shape == ()
+
+
 def test_bfloat16_gives_the_codes_of_its_own_numbers():
     layer, z = FSQ((8, 8, 5)), torch.randn(2, 100, 3).bfloat16()
     assert torch.equal(layer.encode(z), layer.encode(z.float()))
@@ -145,3 +197,20 @@ def test_codes_beyond_the_product_of_the_levels_are_refused(code):
     assert layer.decode(torch.tensor([[[11]]])).tolist() == [[[1.0, 0.5]]]
     with pytest.raises(ValueError, match=f"codes from {min(code, 0)} to {max(code, 0)} came, expected 0 to 11"):
         layer.decode(torch.tensor([[[0], [code]]]))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda layer: layer(torch.randn(2, 5, 3)), r"z of shape \(2, 5, 3\) came, expected \(b, n, 2\)"),
+        (lambda layer: layer.encode(torch.randn(5, 2)), r"z of shape \(5, 2\) came"),
+        (lambda layer: layer.encode(torch.zeros(1, 5, 2, dtype=torch.long)), "z of type torch.int64 came"),
+        (lambda layer: layer(torch.full((1, 5, 2), torch.inf)), "z holds NaN or infinity"),
+        (lambda layer: layer.decode(torch.zeros(1, 5, 2, dtype=torch.long)), r"codes of shape \(1, 5, 2\) came"),
+        (lambda layer: layer.decode(torch.zeros(1, 5, 1)), "codes of type torch.float32 came"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(FSQ((3, 4)))
