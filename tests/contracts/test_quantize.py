@@ -13,6 +13,10 @@ from torch import nn
 
 from minitok import papers
 
+NOT_RETURNING = {
+    "FSQ": "its values are scaled to [-1, 1], and encode takes what lies before the squash",
+    "RVQ": "a sum of stages may be reached by another path, since each stage takes its own nearest",
+}
 METHODS = [row.slug for row in papers.rows("quantize") if papers.places(row.slug)["module"].exists()]
 
 
@@ -52,8 +56,8 @@ def test_codes_are_whole_numbers_in_range(quantizer, z):
 def test_codes_survive_the_way_through_their_vectors(quantizer, z):
     codes = quantizer.encode(z)
     values = quantizer.decode(codes)
-    if type(quantizer).__name__ == "FSQ":  # its values are scaled to [-1, 1]; encode takes what lies before the squash
-        pytest.skip("values are not in the space that is encoded")
+    if reason := NOT_RETURNING.get(type(quantizer).__name__):
+        pytest.skip(reason)
     assert torch.equal(quantizer.encode(values), codes)
 
 
