@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 SOURCE = lessons.SOURCES / "00_start" / "00_tour.py"
-SMALLEST = 64
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -38,25 +37,11 @@ th, td {{ padding: 0.2rem 0.8rem; border-bottom: 1px solid #8888; text-align: le
 
 
 def check_picture(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The absolute path of a picture that the tour can read.
+    """The absolute path of a picture that the tour can read; raises as `minitok.data.picture.load` does."""
+    from minitok.data import picture
 
-    Raises `FileNotFoundError` where there is no such file, and `ValueError` where it is not a whole picture
-    of at least 64 pixels a side.
-    """
-    from PIL import Image
-
-    picture = pathlib.Path(path).expanduser().resolve()
-    if not picture.is_file():
-        raise FileNotFoundError(f"there is no picture {picture}")
-    try:
-        with Image.open(picture) as image:
-            image.load()
-            width, height = image.size
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{picture} cannot be read as a picture: {error}") from error
-    if min(width, height) < SMALLEST:
-        raise ValueError(f"{picture} has {width}x{height} pixels; the tour needs {SMALLEST} or more a side")
-    return picture
+    picture.load(path)
+    return picture.find(path)
 
 
 def page(notebook: "NotebookNode") -> str:

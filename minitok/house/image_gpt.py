@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from minitok import metrics
 from minitok.data import augment, clothing
 from minitok.house._common import Options, batches, in_chunks
-from minitok.house.sampling import GUIDANCE, TEMPERATURE, draw
+from minitok.house.sampling import ANY, GUIDANCE, TEMPERATURE, N, draw
 from minitok.house.tokenizer import Tokenizer
 from minitok.house.vit import cls_features
 from minitok.metrics import accuracy, frechet_distance
@@ -26,7 +26,7 @@ from minitok.train import Plan, fit, pick_device
 
 DATA = "codes of random views of 3,068 clothing photographs; 341 to choose by, 372 held out"
 PLAN = Plan(steps=8000, lr=1e-3, warmup=500, weight_decay=0.1, ema=0.999, compile=True)
-CLASSES, K, N = 10, 4096, 256
+K = 4096
 
 
 class ImageGPT(nn.Module):
@@ -36,7 +36,7 @@ class ImageGPT(nn.Module):
         super().__init__()
         c = shape.width
         self.code = nn.Parameter(torch.randn(K, c) * 0.02)
-        self.label = nn.Embedding(CLASSES + 1, c)
+        self.label = nn.Embedding(ANY + 1, c)
         self.position = nn.Parameter(torch.randn(N, c) * 0.02)
         self.body = Transformer(shape)
 
@@ -86,7 +86,7 @@ def views(device: torch.device, tokenizer: Tokenizer) -> Callable[[int], tuple[T
         images, labels = draw(b)
         images = augment.affine(images, zoom=(0.85, 1.0), flip=True, squeeze=1.1)
         dropped = torch.rand(len(labels), device=device) < 0.1
-        return tokenizer.encode(images)[..., 0], torch.where(dropped, CLASSES, labels)
+        return tokenizer.encode(images)[..., 0], torch.where(dropped, ANY, labels)
 
     return codes
 
