@@ -12,7 +12,7 @@ PAIRINGS = ("half", "interleaved")
 
 def rotary(
     x: Float[Tensor, "b h n d"],
-    positions: Float[Tensor, "#b n"],
+    positions: Float[Tensor, "#b n"] | Float[Tensor, "#b n axes"],
     pairing: str = "half",
     base: float = 10_000.0,
 ) -> Float[Tensor, "b h n d"]:
@@ -21,10 +21,18 @@ def rotary(
     `half` pairs channel i with i + d/2 (GPT-NeoX, Llama in Hugging Face's files), `interleaved` pairs 2i with 2i + 1
     (the paper, Llama in Meta's and GGUF files). Pair i turns by `position / base ** (2i / d)` radians, so a query and
     a key meet with a phase that depends on their distance alone. Positions may be fractions (merged tokens have them).
-    Source: arXiv 2104.09864, equation 34. Raises `ValueError` for an odd d or an unknown pairing.
+    Positions with several axes, such as row and column, (b, n, axes), share the channels out: the first d / axes turn
+    by the first axis, and so on. Source: arXiv 2104.09864, equation 34.
+    Raises `ValueError` for an odd d (of an axis) or an unknown pairing.
     """
     if pairing not in PAIRINGS:
         raise ValueError(f"pairing={pairing!r} is not one of {PAIRINGS}")
+    if positions.dim() == 3:
+        axes = positions.shape[-1]
+        if x.shape[-1] % axes:
+            raise ValueError(f"d={x.shape[-1]} channels do not share out among {axes} axes of positions")
+        parts = zip(x.chunk(axes, dim=-1), positions.unbind(-1), strict=True)
+        return torch.cat([rotary(part, at, pairing, base) for part, at in parts], dim=-1)
     d = x.shape[-1]
     if d % 2:
         raise ValueError(f"rotary positions pair the channels of a head: d={d} is odd")
@@ -109,7 +117,7 @@ class Attention(nn.Module):
         self.value = nn.Linear(width, kv_heads * self.d, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def split(self, x: Float[Tensor, "b n hd"], positions: Float[Tensor, "#b n"] | None) -> Float[Tensor, "b h n d"]:
+    def split(self, x: Float[Tensor, "b n hd"], positions: Tensor | None) -> Float[Tensor, "b h n d"]:
         """Cuts channels into heads, and turns them by their positions where these are given and the model uses them."""
         x = x.unflatten(-1, (-1, self.d)).transpose(1, 2)
         return x if positions is None or self.pairing is None else rotary(x, positions, self.pairing, self.base)
@@ -117,7 +125,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n c"],
-        positions: Float[Tensor, "#b n"],
+        positions: Float[Tensor, "#b n *axes"],
         seen: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
         past: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> Float[Tensor, "b n c"]:
@@ -135,7 +143,7 @@ class Attention(nn.Module):
     def map(
         self,
         x: Float[Tensor, "b n c"],
-        positions: Float[Tensor, "#b n"],
+        positions: Float[Tensor, "#b n *axes"],
         seen: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
     ) -> tuple[Float[Tensor, "b h n n"], Float[Tensor, "b g n d"]]:
         """The attention weights, which the fused kernel of `forward` never writes out, and the keys."""

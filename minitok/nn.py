@@ -111,7 +111,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n c"],
-        positions: Float[Tensor, "#b n"],
+        positions: Float[Tensor, "#b n *axes"],
         seen: Tensor | None = None,
         condition: Float[Tensor, "b e"] | None = None,
         past: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
@@ -145,7 +145,7 @@ class Transformer(nn.Module):
         x: Float[Tensor, "b n c"],
         mask: str | Tensor = "causal",
         *,
-        positions: Float[Tensor, "#b n"] | None = None,
+        positions: Float[Tensor, "#b n *axes"] | None = None,
         prefix: Float[Tensor, "b p c"] | None = None,
         condition: Float[Tensor, "b e"] | None = None,
         cache: Cache | None = None,
@@ -155,6 +155,7 @@ class Transformer(nn.Module):
 
         `mask` as in `attention.visible`. A `prefix` comes first and, under a causal mask, conditions all that follows;
         a `condition` enters by adaptive norms. With a `cache` only the new tokens are given; it is extended in place.
+        `positions` count from 0 by default; (b, n, axes) gives each token a place in a grid (`attention.rotary`).
         `on_layer(Layer)` is called between the attention and the feed-forward part of each layer; from then on a
         merged token weighs in the attention by its size (a bias of log size, arXiv 2210.09461 section 3.1).
         """
@@ -176,7 +177,7 @@ class Transformer(nn.Module):
 
     def reduced(self, x: Tensor, mask: str, positions: Tensor, condition: Tensor | None, on_layer: Callable) -> Tensor:
         """The layers with `on_layer` called in each: the slower way, since attention maps are written out."""
-        size, positions = x.new_ones(x.shape[:2]), positions.expand(x.shape[0], -1)
+        size, positions = x.new_ones(x.shape[:2]), positions.expand(x.shape[0], *positions.shape[1:])
         for i, block in enumerate(cast("list[Block]", self.blocks)):
             bias, at = size.log()[:, None, None, :], positions
             seen = visible(mask, x.shape[1], x.shape[1], x.device)
@@ -188,7 +189,8 @@ class Transformer(nn.Module):
                 reduction = on_layer(Layer(i, x, weights, keys, size))
                 if reduction is None:
                     return x
-                positions = reduction.apply(positions[..., None])[..., 0]
+                axes = at if at.dim() == 3 else at[..., None]
+                positions = reduction.apply(axes).reshape(len(x), -1, *at.shape[2:])
                 size = reduction.sizes(size)
                 return reduction.apply(x)
 

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "minitok"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 CODE = [ROOT / "do.py", *MODULES, *sorted((ROOT / "tests").rglob("*.py"))]
 TOP = {"__main__", "bench", "cli", "lesson_rules", "lessons", "tour"}
-FOLDERS = {"data": "root", "house": "house"}
+FOLDERS = {"data": "root", "house": "house", "leagues": "top"}
 MAY_IMPORT = {
     "root": {"root"},
     "chapter": {"root"},

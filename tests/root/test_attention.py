@@ -216,3 +216,16 @@ def test_attention_in_bfloat16_is_near_that_in_float32():
 def test_sizes_that_do_not_divide_are_refused(width, heads, kv_heads):
     with pytest.raises(ValueError, match=f"width={width}, heads={heads} and kv_heads="):
         Attention(width, heads, kv_heads)
+
+
+def test_positions_with_two_axes_turn_half_of_the_channels_each():
+    x, rows, columns = torch.randn(2, 3, 5, 8), torch.arange(5.0)[None], torch.arange(5.0).flip(0)[None] * 2
+    turned = rotary(x, torch.stack([rows, columns], -1))
+    expected = torch.cat([rotary(x[..., :4], rows), rotary(x[..., 4:], columns)], -1)
+    torch.testing.assert_close(turned, expected)
+    assert not torch.allclose(turned[..., 4:], rotary(x, rows)[..., 4:])
+
+
+def test_channels_that_do_not_share_out_among_axes_are_refused():
+    with pytest.raises(ValueError, match="d=8 channels do not share out among 3 axes"):
+        rotary(torch.zeros(1, 1, 2, 8), torch.zeros(1, 2, 3))
