@@ -1,8 +1,11 @@
-"""Where quantizers are compared: a small autoencoder of MNIST digits with a quantizer in its middle.
+"""Where quantizers are compared: a small autoencoder with a quantizer in its middle.
 
 It trains in seconds on a CPU. A digit of 28 x 28 pixels becomes 7 x 7 vectors of the quantizer's width, so it costs 49
-times the quantizer's bits. Lesson 1 of chapter 1 builds the same network by hand.
+times the quantizer's bits; lesson 1 of chapter 1 builds the same network by hand. Of colour photographs it takes each
+4 x 4 pixels for a vector likewise, with more channels.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -11,31 +14,37 @@ from torch import Tensor, nn
 
 
 class Bottleneck(nn.Module):
-    """Encoder, quantizer, decoder; `quantizer=None` lets vectors of width `d` pass as they are."""
+    """Encoder, quantizer, decoder; `quantizer=None` lets vectors of width `d` pass as they are.
 
-    def __init__(self, quantizer: nn.Module | None, d: int = 8, seed: int = 0) -> None:
+    `colours` is the number of channels of the square images, `width` that of the first feature map.
+    """
+
+    def __init__(
+        self, quantizer: nn.Module | None, d: int = 8, seed: int = 0, colours: int = 1, width: int = 16
+    ) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        d = d if quantizer is None else int(quantizer.d)  # pyright: ignore[reportArgumentType]
+        d, c = d if quantizer is None else int(quantizer.d), width  # pyright: ignore[reportArgumentType]
         self.encoder = nn.Sequential(
-            nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Conv2d(32, d, 1)
+            nn.Conv2d(colours, c, 4, 2, 1), nn.ReLU(), nn.Conv2d(c, 2 * c, 4, 2, 1), nn.ReLU(), nn.Conv2d(2 * c, d, 1)
         )
         self.decoder = nn.Sequential(
-            nn.Conv2d(d, 32, 3, 1, 1), nn.ReLU(), nn.ConvTranspose2d(32, 16, 4, 2, 1), nn.ReLU(),
-            nn.ConvTranspose2d(16, 1, 4, 2, 1),
+            nn.Conv2d(d, 2 * c, 3, 1, 1), nn.ReLU(), nn.ConvTranspose2d(2 * c, c, 4, 2, 1), nn.ReLU(),
+            nn.ConvTranspose2d(c, colours, 4, 2, 1),
         )  # fmt: skip
         self.quantizer = quantizer
 
-    def vectors(self, images: Float[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 49 d"]:
-        """What is quantized: one vector a position, in raster order."""
+    def vectors(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b n d"]:
+        """What is quantized: one vector a position, in raster order; of a digit 49."""
         return self.encoder(images).flatten(2).transpose(1, 2)
 
-    def picture(self, values: Float[Tensor, "b 49 d"]) -> Float[Tensor, "b 1 28 28"]:
-        """What the decoder paints of vectors; not clamped."""
-        return self.decoder(values.transpose(1, 2).unflatten(2, (7, 7)))
+    def picture(self, values: Float[Tensor, "b n d"]) -> Float[Tensor, "b c H W"]:
+        """What the decoder paints of vectors of a square grid; not clamped."""
+        side = math.isqrt(values.shape[1])
+        return self.decoder(values.transpose(1, 2).unflatten(2, (side, side)))
 
-    def forward(self, images: Float[Tensor, "b 1 28 28"]) -> tuple[Float[Tensor, "b 1 28 28"], Tensor]:
-        """The rebuilt digits and the quantizer's loss."""
+    def forward(self, images: Float[Tensor, "b c H W"]) -> tuple[Float[Tensor, "b c H W"], Tensor]:
+        """The rebuilt images and the quantizer's loss."""
         z = self.vectors(images)
         if self.quantizer is None:
             return self.picture(z), z.new_zeros(())
@@ -43,24 +52,25 @@ class Bottleneck(nn.Module):
         return self.picture(values), loss
 
     @torch.no_grad()
-    def codes(self, images: Float[Tensor, "b 1 28 28"]) -> Int[Tensor, "b 49 g"]:
-        """The digits' codes. Raises `ValueError` without a quantizer."""
+    def codes(self, images: Float[Tensor, "b c H W"]) -> Int[Tensor, "b n g"]:
+        """The images' codes. Raises `ValueError` without a quantizer."""
         if self.quantizer is None:
             raise ValueError("quantizer=None gives no codes")
         return self.quantizer.encode(self.vectors(images))  # pyright: ignore[reportCallIssue]
 
     @torch.no_grad()
-    def rebuild(self, images: Float[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 1 28 28"]:
-        """The digits as they come back, in [0, 1]."""
+    def rebuild(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b c H W"]:
+        """The images as they come back, in [0, 1]."""
         return self.eval()(images)[0].clamp(0, 1)
 
 
 def train(
-    model: Bottleneck, images: Float[Tensor, "n 1 28 28"], steps: int = 600, lr: float = 1.2e-2, seed: int = 0
+    model: Bottleneck, images: Float[Tensor, "n c H W"], steps: int = 600, lr: float = 1.2e-2, seed: int = 0
 ) -> Bottleneck:
     """Trains in place on batches of 32 with Adam and a cosine down to zero; returns the model in eval mode.
 
-    A quantizer with `start_from` starts its codebook on vectors of the first 200 images.
+    A quantizer with `start_from` starts its codebook on vectors of the first 200 images. Choose `lr` and the like on
+    images that are in neither set: `parts` cuts some off.
     """
     torch.manual_seed(seed)
     start = getattr(model.quantizer, "start_from", None)
@@ -69,10 +79,21 @@ def train(
     optimizer = torch.optim.Adam(model.train().parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        batch = images[torch.randint(len(images), (32,))]
+        batch = images[torch.randint(len(images), (32,), device=images.device)]
         rebuilt, loss = model(batch)
         optimizer.zero_grad()
         (F.mse_loss(rebuilt, batch) + loss).backward()
         optimizer.step()
         schedule.step()
     return model.eval()
+
+
+def parts(images: Float[Tensor, "n c H W"], held: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images to learn from, and `held` others to choose settings by: never choose them by the test images.
+
+    Raises `ValueError` unless both parts get some.
+    """
+    if not 1 <= held < len(images):
+        raise ValueError(f"held={held} came, expected 1 to {len(images) - 1} of the {len(images)} images")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).to(images.device)
+    return images[order[held:]], images[order[:held]]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from minitok.house.bottleneck import Bottleneck, train
+from minitok.house.bottleneck import Bottleneck, parts, train
 from minitok.quantize.fsq import FSQ
 from minitok.quantize.vq import VQ
 
@@ -51,3 +51,26 @@ def test_a_codebook_starts_on_the_data(images):
 def test_no_quantizer_has_no_codes(images):
     with pytest.raises(ValueError, match="no codes"):
         Bottleneck(None).codes(images[:1])
+
+
+def test_photographs_have_more_positions_and_colours():
+    photographs = torch.rand(6, 3, 16, 16)
+    model = Bottleneck(VQ(d=4, K=8), colours=3, width=8)
+    assert model.codes(photographs).shape == (6, 16, 1)
+    assert model.rebuild(photographs).shape == photographs.shape
+    assert model.encoder[0].weight.shape[:2] == (8, 3)
+
+
+def test_parts_share_the_images_out(images):
+    numbered = torch.arange(200.0)[:, None, None, None].expand_as(images)
+    learnt, held = parts(numbered, held=40)
+    assert (len(learnt), len(held)) == (160, 40)
+    assert torch.equal(torch.cat([learnt, held])[:, 0, 0, 0].sort().values, torch.arange(200.0))
+    assert torch.equal(parts(numbered, held=40)[1], held)
+    assert not torch.equal(parts(numbered, held=40, seed=1)[1], held)
+
+
+@pytest.mark.parametrize("held", [0, 200])
+def test_a_part_without_images_is_refused(images, held):
+    with pytest.raises(ValueError, match=f"held={held}"):
+        parts(images, held=held)
