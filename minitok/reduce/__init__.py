@@ -1,0 +1,1 @@
+"""Chapter 6: fewer tokens inside a trained model."""

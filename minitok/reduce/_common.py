@@ -1,0 +1,144 @@
+"""What all methods share: the reduction that they return, their checks, a stable top k, and how a network runs them.
+
+A method is a function `(x: b n c, k, *, signals...) -> Reduction`. What it looks at besides the tokens are keyword
+arguments; those that a layer of a Transformer can give have fixed names (`offered`), and `once` and `spread` pass each
+method what it asks for.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from minitok.metrics import flops
+from minitok.nn import Block, Layer, Transformer
+from minitok.reduce._checks import check_budget, check_signal, check_tokens, precise
+from minitok.reduce._reduction import Blended, Kept, Merged, Reduction
+from minitok.vit import ViT
+
+__all__ = ["Blended", "Kept", "Merged", "Reduction"]
+__all__ += ["check_budget", "check_signal", "check_tokens", "precise"]
+__all__ += ["ascending", "cost", "even", "highest", "offered", "once", "resume", "spread"]
+
+
+def highest(scores: Float[Tensor, "b n"], k: int) -> Int[Tensor, "b k"]:
+    """The indices of the k highest scores, ascending; of equal scores the lower index counts.
+
+    >>> highest(torch.tensor([[0.2, 0.9, 0.2, 0.7]]), 3).tolist()
+    [[0, 1, 3]]
+
+    Raises `ValueError` for scores that are not finite and for a k above n.
+    """
+    check_signal("scores", scores, (None, None))
+    check_budget(k, scores.shape[1])
+    return scores.argsort(dim=-1, descending=True, stable=True)[:, :k].sort(-1).values
+
+
+def ascending(labels: Int[Tensor, "b n"], k: int) -> Int[Tensor, "b n"]:
+    """Clusters 0 to k - 1 numbered anew by their first tokens, so that what is merged stands in the input's order.
+
+    >>> ascending(torch.tensor([[2, 0, 2, 1]]), 3).tolist()
+    [[0, 1, 0, 2]]
+
+    A label of -1, for a dropped token, stays. Raises `ValueError` for labels outside, and for an empty cluster.
+    """
+    first = Reduction.merge(labels, k).order
+    ranks = first.argsort(-1).argsort(-1)
+    return torch.where(labels < 0, -1, ranks.gather(1, labels.clamp(min=0)))
+
+
+def offered(layer: Layer, first: int = 1) -> dict[str, Tensor]:
+    """What a layer can tell of its tokens from number `first` on, by the names under which methods ask for it.
+
+    `keys` (b g n d); `attention` (b h n n), what each pays to each, without what went to the first tokens, so its rows
+    add up to less than 1; `cls_attention` (b h n), what token 0 pays to each; `size` (b n).
+    """
+    return {
+        "keys": layer.keys[:, :, first:],
+        "attention": layer.attention[:, :, first:, first:],
+        "cls_attention": layer.attention[:, :, 0, first:],
+        "size": layer.size[:, first:],
+    }
+
+
+def spread(
+    schedule: Mapping[int, int], method: Callable[..., Reduction], first: int = 1
+) -> Callable[[Layer], Reduction | None]:
+    """An `on_layer` that leaves `schedule[i]` tokens after the attention of layer i, besides the `first` ones.
+
+    `method(x, k, ...)` gets of `offered` what it has parameters for; bind others with `functools.partial`. Layers that
+    are not in the schedule pass on what they have. Raises `ValueError` where more is asked for than is left.
+    """
+    asked = inspect.signature(method).parameters
+
+    def on_layer(layer: Layer) -> Reduction | None:
+        if layer.index not in schedule:
+            return None
+        signals = {name: signal for name, signal in offered(layer, first).items() if name in asked}
+        return method(layer.hidden[:, first:], schedule[layer.index], **signals).beside(first)
+
+    return on_layer
+
+
+def once(layer: int, k: int, method: Callable[..., Reduction], first: int = 1) -> Callable[[Layer], Reduction | None]:
+    """An `on_layer` that leaves k tokens, besides the `first` ones, after the attention of one layer (0: the first)."""
+    return spread({layer: k}, method, first)
+
+
+def resume(
+    vit: ViT, images: Float[Tensor, "b 3 H W"], layer: int
+) -> Callable[[Callable[[Layer], Reduction | None]], Float[Tensor, "b classes"]]:
+    """The logits of a ViT as a function of `on_layer`, with the layers before number `layer` computed only once.
+
+    It is for trying many reductions that leave those layers alone: `on_layer` is not called in them. It sees the
+    numbers that the layers have in the whole network. Raises `ValueError` for a layer that the network does not have.
+    """
+    if not 0 <= layer < len(vit.body.blocks):
+        raise ValueError(f"layer={layer} came, expected 0 to {len(vit.body.blocks) - 1}")
+    rest = copy.deepcopy(vit.body)
+    rest.blocks, before = rest.blocks[layer:], vit.body.blocks[:layer]
+    x = vit.stem(images * 2 - 1).flatten(2).transpose(1, 2)
+    x = torch.cat([vit.cls.expand(len(x), -1, -1), x], dim=1) + vit.position
+    positions = torch.arange(x.shape[1], dtype=torch.float32, device=x.device)[None]
+    for block in before:
+        x = block(x, positions)
+
+    def logits(on_layer: Callable[[Layer], Reduction | None]) -> Float[Tensor, "b classes"]:
+        def shifted(seen: Layer) -> Reduction | None:
+            return on_layer(seen._replace(index=seen.index + layer))
+
+        # Attention maps of many images at once would fill the memory.
+        return torch.cat([vit.head(rest(part, "full", on_layer=shifted)[:, 0]) for part in x.split(32)])
+
+    return logits
+
+
+def even(n: int, k: int, layers: int) -> dict[int, int]:
+    """A schedule from n tokens to k in which every layer takes away as many as any other, up to rounding.
+
+    >>> even(256, 64, 4)
+    {0: 208, 1: 160, 2: 112, 3: 64}
+    """
+    check_budget(k, n)
+    return {i: n - round((n - k) * (i + 1) / layers) for i in range(layers)}
+
+
+def cost(body: Transformer, schedule: Mapping[int, int], n: int, first: int = 1) -> int:
+    """FLOPs of a Transformer's layers on one row of `first` + n tokens that `spread` reduces by the same schedule.
+
+    What the method itself computes is not in it: `metrics.flops` of the method gives that.
+    """
+    block, width = cast("Block", body.blocks[0]), body.shape.width
+    one, two = (flops(block.attention, torch.zeros(1, m, width), torch.zeros(1, m)) for m in (1, 2))
+    each, total = flops(block.mlp, torch.zeros(1, 1, width)), 0
+    for i in range(len(body.blocks)):
+        # Attention costs a m + b m^2 for m tokens; the counts for one and two of them give a and b.
+        m = first + n
+        total += (4 * one - two) * m // 2 + (two - 2 * one) * m * m // 2
+        n = schedule.get(i, n)
+        total += each * (first + n)
+    return total
