@@ -6,6 +6,7 @@
     python do.py notebooks [PATH]    make notebooks from their sources
     python do.py data                bring all data that the notebooks read, for work without a network
     python do.py train NAME          train a house model
+    python do.py league NAME         compute the league table of a chapter
     python do.py bench               time the models on this machine
 
 The first call makes the folder .venv (a minute or so). More arguments go to the job, as in
@@ -30,7 +31,7 @@ ENV = ROOT / ".venv"
 PYTHON = ENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 READY = ENV / "ready"
 PINS = ("-c", "constraints.txt")
-JOBS = ("lab", "tour", "test", "notebooks", "data", "train", "bench")
+JOBS = ("lab", "tour", "test", "notebooks", "data", "train", "league", "bench")
 NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "-n", "2", "--dist", "loadfile")
 STEPS = {
     "lint": [["ruff", "check", "."], ["ruff", "format", "--check", "."]],

@@ -1,4 +1,4 @@
-"""The commands: minitok tour | papers | train | bench | data | notebooks | lab."""
+"""The commands: minitok tour | papers | train | bench | league | data | notebooks | lab."""
 
 import argparse
 import json
@@ -51,12 +51,20 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("names", nargs="*", help="only these rows (default: all)")
     bench.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
     bench.add_argument("--json", metavar="FILE", help="also write the figures to this file")
+    bench.add_argument("--kernels", action="store_true", help="rather time the Triton kernels, on a GPU")
 
     _add_others(command)
     return top
 
 
 def _add_others(command: Callable[..., argparse.ArgumentParser]) -> None:
+    league = command("league", _league, "compute the league table of a chapter", "league quantize --device cuda")
+    league.add_argument("name", help="the chapter, such as quantize")
+    league.add_argument("--folder", type=pathlib.Path, help="where pieces are kept (default: runs/league-NAME)")
+    league.add_argument("--steps", type=int, help="train for so many steps, for a rehearsal")
+    league.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    league.add_argument("--ship", action="store_true", help="write the table into data/leagues")
+
     data = command("data", _data, "bring all data that notebooks read into the cache", "data --list")
     data.add_argument("--list", action="store_true", help="only say what there is, with sizes and licences")
     data.add_argument("--clothing", action="store_true", help="also the photographs of clothes (106 MB)")
@@ -130,10 +138,26 @@ def _train(given: argparse.Namespace) -> None:
 def _bench(given: argparse.Namespace) -> None:
     from minitok import bench
 
-    figures = bench.measure(given.names, given.device)
-    print(bench.table(figures))
+    if given.kernels:
+        from minitok import fast_paths
+
+        figures = fast_paths.measure()
+        print(fast_paths.table(figures))
+    else:
+        figures = bench.measure(given.names, given.device)
+        print(bench.table(figures))
     if given.json:
         files.write(given.json, json.dumps(figures, indent=2) + "\n")
+
+
+def _league(given: argparse.Namespace) -> None:
+    from minitok import house, leagues
+
+    options = house.Options(steps=given.steps, device=given.device)
+    facts = leagues.compute(
+        given.name, given.folder or pathlib.Path("runs", f"league-{given.name}"), options, given.ship
+    )
+    print(f"{facts['title']}\n\n{leagues.table(facts)}")
 
 
 def _data(given: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """Where a model is trained: one device, or several by Lightning Fabric, and in which precision."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -49,3 +50,8 @@ def faster(runner: Any, where: torch.device, compile: bool) -> tuple[Any, Abstra
     if where.type != "cuda":
         return runner, nullcontext()
     return torch.compile(runner) if compile else runner, torch.autocast("cuda", torch.bfloat16)
+
+
+def interpreted() -> bool:
+    """Whether Triton was asked to run its kernels in Python, without a GPU: `TRITON_INTERPRET=1`."""
+    return os.environ.get("TRITON_INTERPRET") == "1"

@@ -1,8 +1,12 @@
 import math
+import pathlib
+import types
+from importlib.machinery import SourceFileLoader
 
 import pytest
 import torch
 
+from minitok.quantize import vq
 from minitok.quantize.vq import VQ, codebook_loss, nearest
 
 CODEBOOK = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [-1.0, -1.0]])
@@ -150,3 +154,86 @@ def test_codes_do_not_depend_on_the_order_of_the_vectors():
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.fixture
+def twin():
+    """The fast path, which Triton interprets here; `conftest.py` asks for that.
+
+    It is loaded past the check of annotations, which wraps a kernel, so that the interpreter, which looks for helpers
+    where the wrapper was written, does not find the kernel's own.
+    """
+    pytest.importorskip("triton", reason="Triton is not installed here")
+    loader = SourceFileLoader("vq_triton", str(pathlib.Path(vq.__file__).with_name("vq_triton.py")))
+    module = types.ModuleType(loader.name)
+    module.__file__ = loader.path
+    loader.exec_module(module)
+    return module
+
+
+def on_device(twin, z, codebook):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return twin.nearest(z.to(device), codebook.to(device)).cpu()
+
+
+def by_distance(z, codebook):
+    differences = z.double()[..., None, :] - codebook.double()
+    return differences.square().sum(-1).argmin(-1)
+
+
+# A program holds 32 vectors and walks over 16 codes at a time: less, just as much, and more than both.
+@pytest.mark.parametrize(
+    ("b", "n", "d", "K"), [(1, 1, 1, 1), (1, 3, 2, 5), (2, 16, 8, 16), (1, 33, 7, 17), (3, 11, 20, 50), (1, 5, 128, 33)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_fast_path_finds_the_nearest_row(twin, b, n, d, K, dtype):
+    z, codebook = torch.randn(b, n, d).to(dtype), torch.randn(K, d).to(dtype)
+    codes = on_device(twin, z, codebook)
+    assert codes.dtype == torch.int64
+    assert torch.equal(codes, by_distance(z, codebook))
+    assert torch.equal(codes, nearest(z, codebook))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_fast_path_takes_the_first_of_equally_near_rows(twin, dtype):
+    # Small whole numbers: all products are exact, and rows are equal within a block of 16 and between blocks.
+    codebook = torch.tensor([[5.0, 5.0], [1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], *15 * [[7.0, 7.0]], [0.0, 1.0]])
+    z = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [7.0, 7.0], [0.0, 3.0], [-4.0, -4.0]]])
+    assert on_device(twin, z.to(dtype), codebook.to(dtype)).tolist() == [[1, 1, 4, 19, 2]]
+    equal = torch.ones(40, 3, dtype=dtype)
+    assert on_device(twin, torch.zeros(1, 2, 3, dtype=dtype), equal).tolist() == [[0, 0]]
+
+
+def test_the_fast_path_reads_tensors_that_are_not_contiguous(twin):
+    z, codebook = torch.randn(1, 6, 9).transpose(1, 2), torch.randn(12, 21)[:, ::4][:, :6]
+    assert not z.is_contiguous()
+    assert not codebook.is_contiguous()
+    assert torch.equal(on_device(twin, z, codebook), by_distance(z, codebook))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2), (2, 0, 2)])
+def test_the_fast_path_gives_no_codes_for_no_vectors(twin, shape):
+    assert on_device(twin, torch.zeros(shape), torch.ones(4, 2)).shape == shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("z", "codebook", "message"),
+    [
+        (torch.zeros(1, 1, 2), torch.zeros(0, 2), "codebook is empty"),
+        (torch.zeros(1, 1, 2), torch.zeros(3, 4), "z has d=2 channels, the codebook 4"),
+        (torch.zeros(1, 1, 129), torch.zeros(3, 129), "d=129 came, expected at most 128"),
+        (torch.zeros(1, 1, 2), torch.zeros(3, 2).half(), "z of torch.float32 and a codebook of torch.float16 came"),
+        (torch.zeros(1, 1, 2).double(), torch.zeros(3, 2).double(), "z of torch.float64 and a codebook of"),
+        (torch.zeros(1, 1, 2, dtype=torch.long), torch.zeros(3, 2, dtype=torch.long), "z of torch.int64"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_the_fast_path_refuses_bad_input(twin, z, codebook, message):
+    with pytest.raises(ValueError, match=message):
+        twin.nearest(z, codebook)
+
+
+def test_the_fast_path_wants_a_gpu_where_triton_compiles(twin, monkeypatch):
+    monkeypatch.setattr(twin, "interpreted", lambda: False)
+    with pytest.raises(ValueError, match="z is on cpu: this function runs on a GPU"):
+        twin.nearest(torch.zeros(1, 1, 2), torch.ones(3, 2))

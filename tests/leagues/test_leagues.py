@@ -1,0 +1,85 @@
+import json
+
+import pytest
+
+from minitok import cli, files, house, leagues
+from minitok.leagues._common import kept
+
+
+class Small:
+    """A league of two rows."""
+
+    TITLE, HOW, SCORES = "two methods", "by hand", {"PSNR": "dB", "use": "%"}
+
+    @staticmethod
+    def measure(folder, options):
+        work = kept(folder, f"a piece / steps={options.steps}", lambda: {"PSNR": 20.0, "use": 50.0})
+        return [{"data": "digits", "method": "a", **work}, {"data": "clothes", "method": "b", "PSNR": 30.0}]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(leagues, "league", lambda name: Small)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_table_says_how_it_was_made_and_is_written_whole(tmp_path):
+    facts = leagues.compute("quantize", tmp_path, house.Options(steps=3))
+    assert json.loads((tmp_path / "quantize.json").read_text()) == facts
+    assert facts["how"] == "by hand"
+    assert facts["made"]["by"] == "minitok league quantize"
+    assert [row["method"] for row in facts["rows"]] == ["a", "b"]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_shipped_table_lies_among_the_projects(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    facts = leagues.compute("quantize", tmp_path / "run", ship=True)
+    assert json.loads((tmp_path / "data" / "leagues" / "quantize.json").read_text()) == facts
+
+
+def test_a_finished_piece_is_not_done_again(tmp_path):
+    done = []
+
+    def job():
+        done.append(1)
+        return len(done)
+
+    assert [kept(tmp_path, "a/b lr=0.1", job), kept(tmp_path, "a/b lr=0.1", job)] == [1, 1]
+    assert kept(tmp_path, "a/b lr=0.2", job) == 2
+
+
+def test_a_piece_that_fails_is_not_kept(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        kept(tmp_path, "a", lambda: 1 / 0)
+    assert kept(tmp_path, "a", lambda: 7) == 7
+
+
+def test_a_table_shows_the_rows_asked_for():
+    rows = [
+        {"data": "digits", "method": "a", "PSNR": 20.0, "use": 50.0},
+        {"data": "clothes", "method": "b", "PSNR": 3.0},
+    ]
+    facts = {"scores": Small.SCORES, "rows": rows}
+    assert leagues.table(facts, data="digits").splitlines()[0].split() == ["method", "PSNR", "(dB)", "use", "(%)"]
+    assert leagues.table(facts, data="clothes").splitlines()[1].split() == ["b", "3.00", "-"]
+    assert len(leagues.table(facts).splitlines()) == 3
+
+
+def test_an_unknown_league_is_refused(capsys):
+    with pytest.raises(ValueError, match="no league is called 'quantise'"):
+        leagues.league("quantise")
+    assert cli.main(["league", "quantise"]) == 2
+    assert "no league is called" in capsys.readouterr().err
+
+
+SHIPPED = sorted(path.stem for path in files.shipped("leagues").glob("*.json"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_league_is_that_of_its_module(name):
+    facts, module = leagues.load(name), leagues.league(name)
+    assert (facts["title"], facts["how"], facts["scores"]) == (module.TITLE, module.HOW, module.SCORES)
+    assert facts["rows"]
+    assert {"by", "device", "torch"} <= facts["made"].keys()
+    assert all(set(row) & set(module.SCORES) for row in facts["rows"])
