@@ -97,7 +97,7 @@ class WeTok(nn.Module):
 def widened(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
     """A copy of a convolution that reads `channels` more channels after its own, with weights of zero.
 
-    So its output is at first that of `conv`, whatever the new channels hold. Source: section 3.3, two-stage training.
+    So its output is at first that of `conv`, whatever the new channels hold. Source: the second stage of training.
     """
     wide = copy.deepcopy(conv)
     wide.in_channels += channels

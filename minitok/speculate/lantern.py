@@ -9,9 +9,10 @@ is kept with probability `min(1, (p(x) + c(x)) / q(x))`; after a refusal the cod
 where q counts as 0 at the neighbours of an x that had borrowed. delta = 0 or k = 0 is the exact rule. The target that
 x is judged by (x has p(x) + c(x), its lenders nothing) is at most delta from p in total variation. The code that comes
 out is not bound by delta (see `bound`).
-Differs from the paper: drafts are a chain, not EAGLE-2's tree, and q is the draft's real probability, which the
-authors' code sets to 1; that code treats k + 1 neighbours as out of q, ours the k that may lend, and only if they lend
-more than nothing, so that delta = 0 is exact for a p with zeros, too. Its rule for delta above 1 is left out.
+Differs from the paper: drafts are a chain, not a tree. The correction is that of the authors' tree of fixed shape; for
+EAGLE-2's tree their code sets q to 1 and takes x and its neighbours out of p instead. It counts k + 1 neighbours as out
+of q, ours the k that may lend, and only if they lend more than nothing, so that delta = 0 is exact for a p with zeros,
+too. Its rule for delta above 1 (loans in proportion to p(x)) is left to an exercise.
 Notebook: notebooks/05_speculate/04_lantern.ipynb
 """
 
@@ -52,8 +53,8 @@ def borrowed(
     >>> borrowed(torch.tensor([0.0, 0.25, 0.25, 0.5]), torch.tensor([0, 3]), neighbours, 0.5).tolist()
     [0.5, 0.5]
 
-    Source: `evaluate_posterior` of the authors' code. Raises `ValueError` for neighbours that do not fit p, or a delta
-    outside [0, 1].
+    Source: `evaluate_posterior_v1` of the authors' code. Raises `ValueError` for neighbours that do not fit p, or a
+    delta outside [0, 1].
     """
     if not 0 <= delta <= 1:
         raise ValueError(f"delta={delta} came, expected 0 to 1, the most probability that may be lent")

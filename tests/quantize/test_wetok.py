@@ -131,13 +131,10 @@ def test_hundreds_of_bits_where_lfq_has_no_room():
     assert torch.equal(values, z.sign())
 
 
-@pytest.mark.parametrize(
-    "settings", [{"groups": 4}, {"d": 8}, {"entropy": 0.7}, {"commitment": 0.7}, {"temperature": 0.7}]
-)
-def test_every_argument_changes_the_result(settings):
-    layer = WeTok(**settings)
-    z = torch.randn(2, 9, 16)[..., : layer.d]
-    assert abs(layer(z).loss - WeTok(layer.d)(z).loss) > 1e-3 or layer.bits != 16
+@pytest.mark.parametrize("settings", [{"groups": 4}, {"entropy": 0.7}, {"commitment": 0.7}, {"temperature": 0.7}])
+def test_every_argument_changes_the_loss(settings):
+    z = torch.randn(2, 9, 16)
+    assert abs(WeTok(**settings)(z).loss - WeTok()(z).loss) > 1e-3
 
 
 def test_the_decoders_gradient_passes_to_the_input_unchanged():
@@ -197,7 +194,7 @@ def test_a_generative_decoder_starts_as_the_decoder_and_leaves_that_alone():
 
 def test_noise_is_drawn_anew_unless_it_is_given():
     generative, z_q = GenerativeDecoder(decoder(), channels=2), torch.randn(1, 3, 7, 7).sign()
-    nn.init.normal_(generative.decoder[0].weight)
+    nn.init.normal_(next(generative.parameters()))
     assert not torch.allclose(generative(z_q), generative(z_q))
     noise = torch.randn(1, 2, 7, 7)
     torch.testing.assert_close(generative(z_q, noise), generative(z_q, noise), atol=0, rtol=0)
@@ -210,7 +207,7 @@ def test_noise_is_drawn_anew_unless_it_is_given():
 def test_noise_is_normal_at_every_place():
     reads = GenerativeDecoder(nn.Sequential(nn.Conv2d(1, 3, 1, bias=False)), channels=3)
     with torch.no_grad():
-        reads.decoder[0].weight.copy_(torch.eye(4)[1:, :, None, None])
+        next(reads.parameters()).copy_(torch.eye(4)[1:, :, None, None])
     drawn = reads(torch.zeros(200, 1, 10, 10))
     # 60,000 draws: five standard errors, a tail of 1e-6.
     assert abs(drawn.mean()) < 5 / math.sqrt(60_000)
@@ -220,7 +217,7 @@ def test_noise_is_normal_at_every_place():
 
 def test_at_the_start_the_gradients_for_a_noise_and_its_opposite_cancel():
     generative, z_q = GenerativeDecoder(decoder(), channels=2), torch.randn(4, 3, 7, 7).sign()
-    noise, weight = torch.randn(4, 2, 7, 7), generative.decoder[0].weight
+    noise, weight = torch.randn(4, 2, 7, 7), next(generative.parameters())
     one, other = (
         torch.autograd.grad(generative(z_q, sign * noise).square().sum(), weight)[0][:, 3:] for sign in (1, -1)
     )

@@ -101,7 +101,8 @@ z = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
 z = (z + 2 * z[:, :1]) / 3  # channels that share something
 parts = z.view(-1, 2, 3)  # two groups of three channels
 group_codes = ((parts > 0) * 2 ** torch.arange(3)).sum(-1)
-print("signs:", (z[0] > 0).int().tolist(), "codes:", group_codes[0].tolist())
+for i in (1, 2, 3):
+    print("signs:", (z[i] > 0).int().tolist(), "codes:", group_codes[i].tolist())
 
 # %% [markdown]
 # **2. How sure is a vector?** LFQ gives each code a probability by a softmax over all corners, and wants its entropy

@@ -112,13 +112,12 @@ assert gaps.max() < 0.15
 alone, together = min(1.0, float(p[x] / q[x])), min(1.0, float(p[group].sum() / q[group].sum()))
 title = f"Kept with {alone:.0%} alone, with {together:.0%} in its group"
 figure, axes = viz.panel(title, "the company of x, by rank", "probability (%)", height=3)
-within = np.isin(company.numpy(), group.numpy())
+inside = set(group.tolist())
+ticks = ["x" if y == x else "in" if y in inside else "" for y in company.tolist()]
 axes.bar(range(14), 100 * q[company], width=0.9, color=viz.GRID, edgecolor=viz.MUTED, label="q: the draft")
 axes.bar(range(14), 100 * p[company], width=0.5, color=viz.OURS, label="p: image_gpt")
-axes.set_xticks(
-    range(14), ["x" if y == x else "in" if w else "" for y, w in zip(company.tolist(), within, strict=True)]
-)
-axes.legend()
+axes.set_xticks(range(14), ticks)
+figure.legend(loc="outside right upper")
 viz.show(figure)
 
 # %% [markdown]
@@ -177,7 +176,7 @@ def static(clusters):
 
 # %%
 ways = {"ours: dynamic groups": {w: dynamic(w) for w in (1, 3, 7, 15, 30, 60)}}
-ways["baseline: static groups"] = {c: static(c) for c in (3000, 2000, 1000, 500)}
+ways["baseline: static groups"] = {c: static(c) for c in (3000, 2000, 1000, 300)}
 ways["lenience"] = {m: (p_rows / q_rows / m).clamp(max=1) for m in (1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)}
 share = {name: [100 * float((q_rows * a).sum(-1).mean()) for a in knob.values()] for name, knob in ways.items()}
 ours = share["ours: dynamic groups"]
@@ -204,12 +203,13 @@ def cost(kept):
 
 
 costs = {name: [cost(a) for a in knob.values()] for name, knob in ways.items()}
-level = (100 * exact_rate + ours[-1]) / 2
-at = {
-    name: [float(np.interp(level, share[name], ys)) for ys in zip(*rows, strict=True)] for name, rows in costs.items()
-}
+
+# %%
+level, at = (100 * exact_rate + ours[-1]) / 2, {}
 print(f"where {level:.0f} % are kept:")
-for name, (far, bits, energy) in at.items():
+for name, rows in costs.items():
+    assert share[name][0] < level < share[name][-1]
+    far, bits, energy = at[name] = [float(np.interp(level, share[name], ys)) for ys in zip(*rows, strict=True)]
     print(f"{name}: total variation {far:.3f}, surprise {bits:+.3f} bits, energy distance {energy:.2f} thousandths")
 
 # %%
@@ -219,10 +219,18 @@ viz.show(viz.lines(curves, "Groups by rank surprise the model least", "guesses k
 # %% [markdown]
 # Groups that move with the ranking surprise the model less than groups that stay: a cluster holds likely and unlikely
 # codes, and the unlikely ones are waved through with the rest. In rank, all members are equally likely, so the law
-# moves sideways. In total variation every judge pays at least what it gains (*LANTERN* proves it); lenience pays just
+# moves sideways. In total variation every judge pays at least what it gains (*LANTERN* says why). Lenience pays just
 # that. Dynamic groups pay more, since they also refuse codes that the exact judge would keep: those in a group that
 # the draft likes too much as a whole.
-#
+
+# %%
+for name, rows in costs.items():
+    extra = [row[0] - (kept / 100 - exact_rate) for row, kept in zip(rows, share[name], strict=True)]
+    print(f"{name}: total variation above the gain, {min(extra):.3f} to {max(extra):.3f}")
+    assert min(extra) > -1e-9
+    assert name != "lenience" or max(extra) < 1e-9
+
+# %% [markdown]
 # ## Whole pictures, with and without a second model
 #
 # The paper has no second model. It drafts by **Jacobi decoding**: a call of the large model answers at all guessed
@@ -285,30 +293,31 @@ control
 # ## The verdict
 
 # %%
-dynamic_groups, static_groups = at["ours: dynamic groups"], at["baseline: static groups"]
-fewer = {name: runs["image_draft", name].calls for name in judges}
+moving, still = at["ours: dynamic groups"], at["baseline: static groups"]
+before, after = (runs["image_draft", name].calls for name in ("exact", "gsd, window 60"))
+paper = "3.7 times sooner than plain (abstract)"
 measures = [
     papers.exact("a group of one is exact", exactly),
     papers.better("guesses kept, window 7", ours[2], than=100 * exact_rate, unit="%", margin=2),
-    papers.better(
-        "calls a picture, window 60", fewer["gsd, window 60"], than=fewer["exact"], higher=False, margin=5,
-        paper="3.7 times sooner in the mean (abstract)",
-    ),
-    papers.better("surprise", dynamic_groups[1], than=static_groups[1], unit="bits", higher=False, margin=0.03),
-    papers.better("energy distance", dynamic_groups[2], than=static_groups[2], unit="thousandths", higher=False),
-]  # fmt: skip
+    papers.better("calls a picture, window 60", after, than=before, higher=False, margin=5, paper=paper),
+    papers.better("surprise", moving[1], than=still[1], unit="bits", higher=False, margin=0.03),
+    papers.better("energy distance", moving[2], than=still[2], unit="1/1000", higher=False, margin=0.3),
+]
+
+# %%
 claim = papers.verdict(
     "gsd",
     "Judging a code by its group saves calls; groups by the target's ranking do less harm than static ones.",
     measures,
-    against="calls: the exact judge, same draft; harm: k-means clusters of the codes, at the same share of kept guesses",
+    against="calls: the exact judge, same draft; harm: k-means clusters of the codes, as many guesses kept",
     data="pictures of clothes as 256 codes, temperature 1, drawn by the house models; twenty places",
 )
+assert claim.outcome == "holds in part"
 
 # %% [markdown]
 # The gain is far from the paper's. Our groups are small: among 4,096 codes the fourteen next in rank seldom lie close
-# in vectors, where the paper's model has 8,192 and other vectors. And its factor is over plain decoding, with Jacobi
-# guesses of a model that sees hundreds of likely codes at each place.
+# in vectors; the paper's model has 8,192 codes and measures with its own vectors. And its factor is over plain
+# decoding, of which Jacobi guesses by the exact rule already give a good part.
 #
 # ## Where it breaks
 #
@@ -320,7 +329,7 @@ wide = dynamic(7, radius=100.0)
 kept, (far, bits, energy) = float((q_rows * wide).sum(-1).mean()), cost(wide)
 print(f"{kept:.0%} kept; total variation {far:.2f}, surprise {bits:+.2f} bits, energy distance {energy:.1f}")
 assert kept > ours[2] / 100 + 0.02
-assert energy > 2 * dynamic_groups[2]
+assert energy > 2 * moving[2]
 
 # %% [markdown]
 # **The last ranks.** In the authors' code a code with fewer than seven below it gets an empty slice, and an error that

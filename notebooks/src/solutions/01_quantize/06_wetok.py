@@ -31,4 +31,5 @@ if __name__ == "__main__":
     stuck = torch.tensor([[1.0, 0.0]]).expand(40, 2)
     assert abs(float(shared(stuck, 2)) - torch.tensor(2.0).log()) < 1e-3
     mean, x, noise = torch.rand(500, 1, 8, 8), torch.rand(500, 1, 8, 8), torch.randn(2, 500, 1, 8, 8)
-    assert abs(error_of_the_mean(*(mean + 0.5 * noise), x) - (mean - x).square().mean()) < 0.02
+    one, two = mean + 0.5 * noise
+    assert abs(error_of_the_mean(one, two, x) - (mean - x).square().mean()) < 0.02

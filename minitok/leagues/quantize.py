@@ -1,0 +1,125 @@
+"""The league of chapter 1: one encoder and decoder, 12 bits a vector, every quantizer."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from minitok.bench import median_seconds
+from minitok.data import clothing, mnist
+from minitok.house import Options
+from minitok.house.bottleneck import Bottleneck, parts, train
+from minitok.leagues._common import kept
+from minitok.metrics import entropy_bits, psnr
+from minitok.quantize.fsq import FSQ
+from minitok.quantize.lfq import LFQ
+from minitok.quantize.rvq import RVQ
+from minitok.quantize.tokenbridge import TokenBridge
+from minitok.quantize.vq import VQ
+from minitok.quantize.wetok import WeTok
+from minitok.train import pick_device
+
+TITLE = "12 bits a vector: every quantizer in the same autoencoder"
+HOW = (
+    "The autoencoder of minitok.house.bottleneck (4 x 4 pixels a vector; 16 channels for digits, 64 for photographs), "
+    "2,000 steps of 32 images by Adam. The learning rate of each quantizer is the best of four on 400 digits or 341 "
+    "photographs held for that; figures are means over three seeds on 1,000 digits or 372 photographs that nothing was "
+    "chosen by. Time is that of `encode` for 65,536 vectors. TokenBridge quantizes a finished autoencoder; all others "
+    "are trained with it."
+)
+SCORES = {"PSNR": "dB", "spread of 3 seeds": "dB", "codes in use": "%", "entropy": "bits", "bits": "", "encoding": "ms"}
+DATA = ("digits", "photographs")
+STEPS, SEEDS, RATES = 2000, (0, 1, 2), (1.5e-3, 4e-3, 1e-2, 2.5e-2)
+QUANTIZERS: dict[str, Callable[[], nn.Module]] = {
+    "vq": lambda: VQ(d=8, K=4096),
+    "rvq": lambda: RVQ(d=8, K=64, stages=2),
+    "fsq": lambda: FSQ((8, 8, 8, 8)),
+    "lfq": lambda: LFQ(d=12),
+    "wetok": lambda: WeTok(d=12, groups=2),
+    "tokenbridge": lambda: TokenBridge(d=4, levels=8),
+}
+
+
+def sets(data: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Images to learn from, to choose the learning rate by, and to test on."""
+    if data == "digits":
+        return *parts(mnist.load("train").images.to(device)), mnist.load("test").images.to(device)
+    learnt, held, test = (clothing.load(split).images.to(device) for split in ("train", "validation", "test"))
+    return learnt, held, test
+
+
+def trained(make: Callable[[], nn.Module] | None, images: Tensor, lr: float, seed: int, steps: int) -> Bottleneck:
+    """An autoencoder with this quantizer, or with none and four channels; TokenBridge comes when that is done."""
+    torch.manual_seed(seed)
+    colours, quantizer = images.shape[1], make() if make else None
+    afterwards = isinstance(quantizer, TokenBridge)
+    inside = None if afterwards else quantizer
+    model = Bottleneck(inside, d=4, seed=seed, colours=colours, width=16 if colours == 1 else 64)
+    train(model.to(images.device), images, steps, lr, seed)
+    if afterwards:
+        with torch.no_grad():
+            z = torch.cat([model.vectors(part) for part in images.split(128)])
+        model.quantizer = quantizer.to(images.device)
+        quantizer.fit_range(z)
+    return model
+
+
+@torch.no_grad()
+def quality(model: Bottleneck, images: Tensor) -> float:
+    """PSNR of images rebuilt, in decibels."""
+    return float(torch.cat([psnr(model.rebuild(part), part) for part in images.split(128)]).mean())
+
+
+@torch.no_grad()
+def statistics(model: Bottleneck, images: Tensor) -> dict[str, float]:
+    """The share of codes that are in use and the bits that a coder without context would pay, means over groups."""
+    quantizer: Any = model.quantizer
+    codes = torch.cat([model.codes(part) for part in images.split(128)]).flatten(0, 1)
+    K = round(2 ** (quantizer.bits / codes.shape[1]))
+    columns = [column.cpu() for column in codes.unbind(1)]
+    use = sum(len(column.unique()) for column in columns) / (K * len(columns))
+    return {"codes in use": 100 * use, "entropy": sum(entropy_bits(column, K) for column in columns)}
+
+
+def one(name: str, data: str, device: torch.device, folder: pathlib.Path, steps: int) -> dict[str, Any]:
+    """The row of one quantizer (or of `none`) on one data set."""
+    learnt, held, test = sets(data, device)
+    make = QUANTIZERS.get(name)
+
+    def choose(lr: float) -> float:
+        return quality(trained(make, learnt, lr, 0, steps), held)
+
+    chosen = max(RATES, key=lambda lr: kept(folder, f"{data}-{name}-{steps}-lr={lr:g}", lambda: choose(lr)))
+
+    def final(seed: int) -> dict[str, float]:
+        model = trained(make, learnt, chosen, seed, steps)
+        found = {"PSNR": quality(model, test)}
+        return found | statistics(model, test) if make else found
+
+    runs = [kept(folder, f"{data}-{name}-{steps}-seed={seed}", lambda seed=seed: final(seed)) for seed in SEEDS]
+    means = {key: sum(run[key] for run in runs) / len(runs) for key in runs[0]}
+    spread = max(run["PSNR"] for run in runs) - min(run["PSNR"] for run in runs)
+    return {"data": data, "method": name, "learning rate": chosen, **means, "spread of 3 seeds": spread}
+
+
+@torch.no_grad()
+def milliseconds(quantizer: Any, device: torch.device) -> float:
+    """The median time in which 65,536 random vectors are encoded."""
+    z = torch.randn(16, 4096, quantizer.d, device=device)
+    return 1000 * median_seconds(lambda: quantizer.to(device).encode(z), device, 0.5)
+
+
+def measure(folder: pathlib.Path, options: Options) -> list[dict[str, Any]]:
+    """All rows, best first within each data set; `none` is the same autoencoder without codes."""
+    device, steps = pick_device(options.device), options.steps or STEPS
+    rows = []
+    for data in DATA:
+        for name in tqdm((*QUANTIZERS, "none"), desc=data, disable=not options.progress):
+            rows.append(one(name, data, device, folder, steps))
+            if name in QUANTIZERS:
+                quantizer: Any = QUANTIZERS[name]()
+                rows[-1] |= {"bits": quantizer.bits, "encoding": milliseconds(quantizer, device)}
+    return sorted(rows, key=lambda row: (DATA.index(row["data"]), -row["PSNR"]))
