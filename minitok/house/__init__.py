@@ -19,12 +19,14 @@ from minitok.house._common import Options
 from minitok.train import seconds_spent
 
 NAMES = ("digits", "vit", "tokenizer", "image_gpt", "image_draft")
+# Models that belong to one lesson each, trained and shipped by the same rules.
+OF_LESSONS: tuple[str, ...] = ("titok", "one_d_piece", "flextok", "nar")
 
 
 def recipe(name: str) -> Any:
     """The module of a house model: its `build`, `train`, `measure`, `quick`, `PLAN` and `DATA`."""
-    if name not in NAMES:
-        raise ValueError(f"no house model is called {name!r}; there are {', '.join(NAMES)}")
+    if name not in (*NAMES, *OF_LESSONS):
+        raise ValueError(f"no house model is called {name!r}; there are {', '.join((*NAMES, *OF_LESSONS))}")
     return importlib.import_module(f"minitok.house.{name}")
 
 

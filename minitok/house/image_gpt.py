@@ -16,43 +16,19 @@ from torch.nn.utils import parametrize
 
 from minitok import metrics
 from minitok.data import augment, clothing
+from minitok.generate.nar import NAR
+from minitok.generate.raster import ImageGPT
 from minitok.house._common import Options, batches, in_chunks
-from minitok.house.sampling import ANY, GUIDANCE, TEMPERATURE, N, draw
+from minitok.house.sampling import ANY, GUIDANCE, TEMPERATURE, draw
 from minitok.house.tokenizer import Tokenizer
 from minitok.house.vit import cls_features
 from minitok.metrics import accuracy, frechet_distance
-from minitok.nn import Cache, Shape, Transformer
+from minitok.nn import Shape
 from minitok.train import Plan, fit, pick_device
 
 DATA = "codes of random views of 3,068 clothing photographs; 341 to choose by, 372 held out"
 PLAN = Plan(steps=8000, lr=1e-3, warmup=500, weight_decay=0.1, ema=0.999, compile=True)
 K = 4096
-
-
-class ImageGPT(nn.Module):
-    """Next-code probabilities given a class and the codes before. Class 10 stands for "any" (used for guidance)."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        c = shape.width
-        self.code = nn.Parameter(torch.randn(K, c) * 0.02)
-        self.label = nn.Embedding(ANY + 1, c)
-        self.position = nn.Parameter(torch.randn(N, c) * 0.02)
-        self.body = Transformer(shape)
-
-    def forward(
-        self, codes: Int[Tensor, "b n"], labels: Int[Tensor, "b"], cache: Cache | None = None
-    ) -> Float[Tensor, "b m K"]:
-        """Logits of the code that follows the class and of those that follow each given code: m = n + 1.
-
-        With a cache give only the codes that it does not hold: the class is read in the first call, later m = n.
-        """
-        code, past = self.code, len(cache) if cache is not None else 0
-        x = code[codes]
-        if past == 0:
-            x = torch.cat([self.label(labels)[:, None], x], dim=1)
-        x = F.dropout(x + self.position[past : past + x.shape[1]], 0.1, self.training)
-        return self.body(x, "causal", cache=cache) @ code.T
 
 
 class PlusLevels(nn.Module):
@@ -93,6 +69,11 @@ def views(device: torch.device, tokenizer: Tokenizer) -> Callable[[int], tuple[T
 
 def train(folder: pathlib.Path, options: Options) -> nn.Module:
     """Cross-entropy of each code given the class and the codes before it."""
+    return train_on_views(build(), options.apply(PLAN), folder, options)
+
+
+def train_on_views(model: ImageGPT | NAR, plan: Plan, folder: pathlib.Path, options: Options) -> nn.Module:
+    """Cross-entropy of all codes of random views, 128 a step, whatever the model's schedule."""
     from minitok import house
 
     device = pick_device(options.device)
@@ -100,12 +81,14 @@ def train(folder: pathlib.Path, options: Options) -> nn.Module:
 
     def loss(model: nn.Module, step: int) -> Tensor:
         codes, labels = draw(128)
-        return F.cross_entropy(model(codes[:, :-1], labels).float().flatten(0, 1), codes.flatten())
+        return F.cross_entropy(model(codes, labels).float().flatten(0, 1), codes.flatten())
 
-    return fit_with_levels(build(), loss, options.apply(PLAN), folder, options)
+    return fit_with_levels(model, loss, plan, folder, options)
 
 
-def fit_with_levels(model: ImageGPT, loss: Callable, plan: Plan, folder: pathlib.Path, options: Options) -> nn.Module:
+def fit_with_levels(
+    model: ImageGPT | NAR, loss: Callable, plan: Plan, folder: pathlib.Path, options: Options
+) -> nn.Module:
     """`fit` with the levels' vectors added to those of the codes, and summed up at the end."""
     parametrize.register_parametrization(model, "code", PlusLevels(model.code.shape[1]))
     fit(model, loss, plan, folder, **options.where())
@@ -117,10 +100,10 @@ def fit_with_levels(model: ImageGPT, loss: Callable, plan: Plan, folder: pathlib
 def bits_per_code(model: nn.Module, codes: Int[Tensor, "b 256"], labels: Int[Tensor, "b"]) -> float:
     """The mean cross-entropy in bits of codes given their labels, 64 pictures at a time."""
     parts = zip(codes.split(64), labels.split(64), strict=True)
-    return sum(metrics.bits_per_code(model(c[:, :-1], y), c) * len(c) for c, y in parts) / len(codes)
+    return sum(metrics.bits_per_code(model(c, y), c) * len(c) for c, y in parts) / len(codes)
 
 
-def quick(model: ImageGPT) -> dict[str, float]:
+def quick(model: ImageGPT | NAR) -> dict[str, float]:
     """Bits a code on every thirtieth test photograph: a figure of the card that a test recomputes in seconds."""
     from minitok import house
 
@@ -130,27 +113,38 @@ def quick(model: ImageGPT) -> dict[str, float]:
     return {"bits a code on every thirtieth test photograph": bits}
 
 
-def measure(model: ImageGPT) -> dict[str, float]:
+def generates(model: ImageGPT | NAR) -> dict[str, float]:
     """Bits a code on held-out photographs, and how 5,000 samples are distributed beside them."""
     from minitok import house
 
     device = pick_device()
-    model, tokenizer = model.to(device), house.load("tokenizer")
-    train, test = clothing.load("train"), clothing.load("test")
-    codes = in_chunks(tokenizer.encode, test.images)
-    features = cls_features(test.images)
-    labels = train.labels.repeat(2)[:5000].to(device)
+    model, test = model.to(device), clothing.load("test")
+    codes = in_chunks(house.load("tokenizer").encode, test.images)[..., 0]
+    labels = clothing.load("train").labels.repeat(2)[:5000].to(device)
     pictures = draw(model, labels)
     right = accuracy(in_chunks(house.load("vit"), pictures), labels.cpu())
+    distance = frechet_distance(cls_features(pictures), cls_features(test.images))
     return {
-        "bits a code on the test photographs": bits_per_code(model, codes[..., 0].to(device), test.labels.to(device)),
-        "Frechet distance of 5,000 samples": frechet_distance(cls_features(pictures), features),
-        "Frechet distance of the training photographs": frechet_distance(cls_features(train.images), features),
-        "Frechet distance of the rebuilt test photographs": frechet_distance(
-            cls_features(in_chunks(tokenizer.decode, codes)), features
-        ),
+        "bits a code on the test photographs": bits_per_code(model, codes.to(device), test.labels.to(device)),
+        "Frechet distance of 5,000 samples": distance,
         "samples that vit takes for the class asked for (%)": 100 * right,
         "guidance": GUIDANCE,
         "temperature": TEMPERATURE,
         **quick(model),
+    }
+
+
+def measure(model: ImageGPT) -> dict[str, float]:
+    """What is measured of a generator, and two Frechet distances that say what 0 could not be expected of it."""
+    from minitok import house
+
+    tokenizer, test = house.load("tokenizer"), clothing.load("test").images
+    features = cls_features(test)
+    rebuilt = in_chunks(lambda x: tokenizer.decode(tokenizer.encode(x)), test)
+    return {
+        **generates(model),
+        "Frechet distance of the training photographs": frechet_distance(
+            cls_features(clothing.load("train").images), features
+        ),
+        "Frechet distance of the rebuilt test photographs": frechet_distance(cls_features(rebuilt), features),
     }

@@ -434,3 +434,14 @@ def test_the_cost_is_that_of_the_tokens_in_each_layer(network):
 
 def test_the_common_part_offers_what_methods_need():
     assert all(hasattr(_common, name) for name in _common.__all__)
+
+
+def test_the_tokens_of_a_model_of_hugging_faces_are_merged_between_two_layers():
+    transformers = pytest.importorskip("transformers", reason="the extra models is not installed")
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8
+    )
+    model = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    method = importlib.import_module("minitok.reduce.tome").tome
+    model.layers[0].register_forward_hook(lambda layer, given, x: method(x[:, 1:], 5).beside(1).apply(x))
+    assert model(pixel_values=torch.rand(2, 3, 32, 32)).last_hidden_state.shape == (2, 6, 32)

@@ -138,6 +138,7 @@ def keep(p, q, x, window=7, gap=0.15, radius=0.5):
     return min(1.0, float(p[group].sum() / q[group].sum()))
 
 
+# %%
 guesses = torch.multinomial(q, 60, replacement=True, generator=torch.Generator().manual_seed(0)).tolist()
 for x, window, radius in itertools.product(guesses, (1, 7, 30), (0.2, 0.5)):
     library = acceptance(p, q, x, vectors, window=window, radius=radius)

@@ -1,0 +1,1 @@
+"""Chapter 2: from pictures to few tokens and back."""
