@@ -24,9 +24,9 @@ from minitok.reduce.tome import tome
 # %% [markdown]
 # ## The problem
 #
-# A vision transformer cuts a photograph into patches and makes a **token**, a vector, of each. Every layer works on
-# every token, and in attention each token looks at all others. Most patches say little: background, cloth, more cloth.
-# If a trained network can do with fewer tokens from some layer on, it gets cheaper at once, without new training.
+# A vision transformer makes a **token**, a vector, of each patch of a photograph. Every layer works on every token,
+# and in attention each looks at all others. If a trained network can do with fewer from some layer on, it gets cheaper
+# at once, without new training.
 #
 # ## The contract: a reduction is a matrix
 #
