@@ -126,7 +126,8 @@ def pictures(folder: pathlib.Path, options: Options) -> list[dict[str, Any]]:
         seconds[name] = sum(part["seconds"] for part in parts)
         row = {"work": "pictures", "method": name, "tokens a call": codes.numel() / calls}
         row |= {"calls": 100 * calls / codes.numel(), "time": 100 * seconds[name] / seconds["plain"]}
-        rows.append(row | (quality(codes) if n == 256 else {}))
+        found = kept(folder, f"{name}-quality-{PICTURES}", partial(quality, codes)) if n == 256 else {}
+        rows.append(row | found)
     return rows
 
 

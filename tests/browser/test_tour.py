@@ -75,11 +75,16 @@ def wait_for(address: str, log: pathlib.Path) -> None:
 def run_all(page: Any) -> None:
     """Runs all cells until the slider's picture is there and none is waiting, or one has failed.
 
-    JupyterLab drops what is run before its kernel has answered for the first time; then it is run again.
+    JupyterLab drops what is run before its kernel has answered for the first time; then it is run again. A dialog, as
+    a busy machine makes it show when the server is late, is closed; what it said stands in the error, should it matter.
     """
     end = time.monotonic() + 300
     waiting, picture = page.locator(".jp-InputPrompt", has_text="[*]"), page.locator(".widget-interact img")
+    dialog, said = page.locator(".jp-Dialog"), set()
     while time.monotonic() < end:
+        if dialog.count():
+            said.add(dialog.first.inner_text())
+            page.keyboard.press("Escape")
         if not waiting.count():
             if picture.count() or page.locator(ERROR).count():
                 return
@@ -87,7 +92,7 @@ def run_all(page: Any) -> None:
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         time.sleep(2)
-    raise TimeoutError("the notebook was not run in five minutes")
+    raise TimeoutError(f"the notebook was not run in five minutes; dialogs: {said or 'none'}")
 
 
 def moved_figure(address: str, notebook: str, profile: pathlib.Path) -> tuple[bytes, bytes, int]:

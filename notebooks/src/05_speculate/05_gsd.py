@@ -117,7 +117,7 @@ ticks = ["x" if y == x else "in" if y in inside else "" for y in company.tolist(
 axes.bar(range(14), 100 * q[company], width=0.9, color=viz.GRID, edgecolor=viz.MUTED, label="q: the draft")
 axes.bar(range(14), 100 * p[company], width=0.5, color=viz.OURS, label="p: image_gpt")
 axes.set_xticks(range(14), ticks)
-figure.legend(loc="outside right upper")
+figure.legend(loc="outside lower center", ncols=2)
 viz.show(figure)
 
 # %% [markdown]
