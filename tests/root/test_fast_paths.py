@@ -1,7 +1,9 @@
+import json
+
 import pytest
 import torch
 
-from minitok import cli, fast_paths
+from minitok import cli, fast_paths, files
 from minitok.quantize import vq
 
 
@@ -43,3 +45,20 @@ def test_the_table_gives_times_as_ratios_to_ours():
         ["30.00", "15.0", "99.90%"],
     ]
     assert told.splitlines()[-1].split() == ["floor", "0.50", "0.25"]
+
+
+def test_the_shipped_figures_keep_what_the_kernels_promise():
+    figures = json.loads(files.shipped("bench", "kernels.json").read_text(encoding="utf-8"))
+    assert {"device", "torch", "triton", "vector-quantize-pytorch"} <= figures.keys()
+    assert len(figures["cases"]) == len(fast_paths.CASES)
+    whole, half, _, choice = figures["cases"]
+    for case in figures["cases"]:
+        ours, *others = case["rows"]
+        assert ours["who"] == case["ours"]
+        assert ours["agreement"] >= 0.999
+        assert case["floor in milliseconds"] < ours["milliseconds"] < min(row["milliseconds"] for row in others)
+    assert all(row["milliseconds"] > 5 * whole["rows"][0]["milliseconds"] for row in whole["rows"][1:])
+    assert all(row["milliseconds"] > 5 * half["rows"][0]["milliseconds"] for row in half["rows"][1:])
+    assert choice["rows"][1]["who"] == "loop of torch calls"
+    assert choice["rows"][1]["milliseconds"] > 20 * choice["rows"][0]["milliseconds"]
+    assert all(row["agreement"] == 1 for row in choice["rows"])
