@@ -4,7 +4,7 @@ import copy
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ from minitok.image._common import Tokens
 from minitok.metrics import codebook_use, frechet_distance, perplexity, psnr, ssim
 from minitok.train import Plan, fit, pick_device
 
+# The mean squared error of normal numbers in the best 1, 2, 4, ... cells, of a variance of 1 (J. Max, 1960).
+NORMAL_ERROR = torch.tensor([1, 0.3634, 0.1175, 0.03454, 0.009497, 0.002499, 0.00064, 0.00016, 0.00004, 0.00001, 0])
 PLAN = Plan(steps=10000, lr=1e-3, warmup=500, weight_decay=0.01, ema=0.999, compile=True)
 
 
@@ -135,3 +137,58 @@ def rivals(budget: int = 96) -> dict[str, float]:
     features = cls_features(images)
     figures = quality("8x8 codes of thumbnails", in_chunks(through_thumbnails, images), images, features)
     return figures | quality("WEBP", codecs.at_budget(images, budget, "WEBP").images, images, features)
+
+
+class Linear(NamedTuple):
+    """Principal components: the mean of the images they come from, the axes, and where these images lie on them."""
+
+    mean: Float[Tensor, "m"]
+    axes: Float[Tensor, "m q"]
+    places: Float[Tensor, "b q"]
+
+
+def principal_components(images: Float[Tensor, "b c H W"], q: int = 300) -> Linear:
+    """The q directions in which images differ most: the classical way to say first what matters most."""
+    mean = images.mean(0).flatten()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        axes = torch.svd_lowrank(images.flatten(1) - mean, q)[2]
+    return Linear(mean, axes, (images.flatten(1) - mean) @ axes)
+
+
+def levels(places: Float[Tensor, "b"], bits: int) -> tuple[Float[Tensor, "edges"], Float[Tensor, "cells"]]:
+    """The edges and the values of 2^bits cells for numbers spread like `places`, which are about normal.
+
+    Cells for the least squared error are as dense as the cube root of the density, a normal one sqrt(3) times as wide;
+    each cell's value is the mean of its places.
+    """
+    shares = torch.arange(1, 2**bits, device=places.device) / 2**bits
+    edges = places.std() * 3**0.5 * torch.special.ndtri(shares)
+    cells = torch.bucketize(places, edges)
+    middles = (torch.cat([edges[:1], edges]) + torch.cat([edges, edges[-1:]])) / 2
+    counts = cells.bincount(minlength=2**bits)
+    means = middles.new_zeros(2**bits).index_add(0, cells, places) / counts
+    return edges, torch.where(counts > 0, means, middles)
+
+
+def linear_code(linear: Linear, images: Float[Tensor, "b c H W"], bits: int) -> Float[Tensor, "b c H W"]:
+    """Images from so many bits of their principal components; each bit goes where it lowers the error most."""
+    places = (images.flatten(1) - linear.mean) @ linear.axes
+    spent, variance, gain = torch.zeros(places.shape[1]).long(), linear.places.var(0), -NORMAL_ERROR.diff()
+    for _ in range(bits):
+        spent[(variance * gain[spent]).argmax()] += 1
+    kept = torch.zeros_like(places)
+    for i in spent.nonzero().flatten():
+        edges, values = levels(linear.places[:, i].contiguous(), int(spent[i]))
+        kept[:, i] = values[torch.bucketize(places[:, i].contiguous(), edges)]
+    return (kept @ linear.axes.T + linear.mean).view_as(images).clamp(0, 1)
+
+
+def linear_rivals(bits: float = 12) -> dict[str, float]:
+    """The figures of principal components of the training photographs in as many bits as 1, 2, 4, ... 64 tokens."""
+    images, linear = clothing.load("test").images, principal_components(clothing.load("train").images)
+    features, figures = cls_features(images), {}
+    for k in lengths(64):
+        pictures = linear_code(linear, images, round(k * bits))
+        figures |= quality(f"principal components in the bits of {k} tokens", pictures, images, features)
+    return figures
