@@ -29,8 +29,9 @@ HOW = (
     "share that vit takes for the class asked for, `bits` what a method pays for a code of the test photographs, "
     "`slant` by how much more the codes of two cells that touch at a corner differ if the line through them rises than "
     "if it falls. GFLOP are billions of operations in one picture's matrix products. Seconds are CPU time a picture in "
-    "one thread: of one picture alone, and of 32 at once. `unigram` and `neighbours` count the codes of the 3,068 "
-    "training photographs and know no class; `real` are training photographs: a generator without fault would stand "
+    "one thread: of one picture alone, and of 32 at once. `unigram` counts how often each code occurs in the 3,068 "
+    "training photographs, `neighbours` which follow those above and to the left; both know no class; `real` are "
+    "training photographs of the classes asked for, in the place of drawn ones: a generator without fault would stand "
     "there."
 )
 SCORES = {
@@ -136,17 +137,30 @@ def drawn(folder: pathlib.Path, name: str, model: Any, guidance: float, labels: 
     return [torch.cat([batch(part, 1000 * s + i) for i, part in enumerate(labels.split(BATCH))]) for s in range(SETS)]
 
 
-def counted(folder: pathlib.Path, n: int) -> list[dict[str, Any]]:
+def of_classes(there: Int[Tensor, "n"], asked: Int[Tensor, "b"], seed: int) -> Int[Tensor, "k"]:
+    """Which of the photographs with labels `there` to take, at random, for as many of each class as are asked for.
+
+    >>> of_classes(torch.tensor([0, 1, 2]), torch.tensor([2, 0]), seed=0).tolist()
+    [0, 2]
+
+    None is taken twice; a class that has too few gives all of them.
+    """
+    order = torch.randperm(len(there), generator=torch.Generator().manual_seed(seed))
+    return torch.cat([order[there[order] == c][: int((asked == c).sum())] for c in asked.unique()])
+
+
+def counted(folder: pathlib.Path, labels: Tensor) -> list[dict[str, Any]]:
     """The rows of what counts codes, and of real photographs in the place of drawn ones."""
-    learnt, test = encoded(folder, "train"), encoded(folder, "test")
+    learnt, test, n = encoded(folder, "train"), encoded(folder, "test"), len(labels)
     counts = torch.bincount(learnt.flatten(), minlength=K) + 1.0  # none is impossible
     pay = -float((counts / counts.sum()).log2()[test].mean())
     seeds = [torch.Generator().manual_seed(s) for s in range(SETS)]
     alone = [torch.multinomial(counts, 256 * n, True, generator=seed).view(n, 256) for seed in seeds]
     neighbours = Neighbours(learnt)
     around = [neighbours.draw(n, seed=s) for s in range(SETS)]
-    rows = torch.randperm(len(learnt), generator=torch.Generator().manual_seed(0))[: SETS * n].chunk(SETS)
-    photographs = [clothing.load("train").images[part] for part in rows]
+    train = clothing.load("train")
+    rows = [of_classes(train.labels, labels, seed=s) for s in range(SETS)]
+    photographs = [train.images[part] for part in rows]
     return [
         {**row("unigram", alone), "bits": pay},
         {**row("neighbours", around), "bits": neighbours.bits(test)},
@@ -167,4 +181,4 @@ def measure(folder: pathlib.Path, options: Options) -> list[dict[str, Any]]:
         rows.append({**row(name, sets, labels), **paid})
         if guidance == 1:
             rows[-1]["bits"] = bits_per_code(model, codes, test.labels)
-    return sorted(rows + counted(folder, len(labels)), key=lambda found: found["Frechet"])
+    return sorted(rows + counted(folder, labels), key=lambda found: found["Frechet"])

@@ -119,6 +119,15 @@ def test_a_rehearsal_gives_all_rows_and_resumes(tmp_path, monkeypatch):
     assert league.row("raster", sets)["slant"] == found["raster"]["slant"]
 
 
+def test_photographs_are_taken_by_the_classes_asked_for():
+    there, asked = torch.arange(40) % 4, torch.tensor([3, 0, 3, 3, 1])
+    rows = league.of_classes(there, asked, seed=0)
+    assert there[rows].tolist() == [0, 1, 3, 3, 3]
+    assert len(set(rows.tolist())) == 5
+    assert not torch.equal(rows, league.of_classes(there, asked, seed=1))
+    assert there[league.of_classes(there, torch.full((30,), 2), seed=0)].tolist() == [2] * 10
+
+
 def test_methods_of_the_registry_stand_under_their_slugs():
     found = league.methods()
     assert {name.split(",")[0] for name in found} == {row.slug for row in papers.rows("generate") if there(row.slug)}
