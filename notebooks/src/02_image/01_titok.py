@@ -22,9 +22,10 @@ from minitok.metrics import psnr
 # %% [markdown]
 # ## The problem: a grid spends the same everywhere
 #
-# The house's `tokenizer` cuts a photograph of 64 x 64 pixels into 16 x 16 patches of 4 x 4 pixels, and each patch gets
-# one code of 12 bits: 384 bytes. A patch of plain wall costs what a patch of lace costs. Below, patches are faded in
-# which the pixels hardly differ (their standard deviation is under 0.03, where white less black is 1).
+# `tokenizer`, a small model that comes with the course, cuts a photograph of 64 x 64 pixels into 16 x 16 patches of
+# 4 x 4 pixels, and each patch gets one code of 12 bits: 384 bytes. A patch of plain wall costs what a patch of lace
+# costs. Below, patches are painted over in gray in which the pixels hardly differ (their standard deviation is under
+# 0.03, where white less black is 1).
 
 # %%
 there = clothing.at_hand()
@@ -32,25 +33,23 @@ photos = clothing.load("test").images[::3] if there else photographs.crops(124, 
 cut = F.unfold(photos, 4, stride=4).unflatten(1, (3, 16))  # b 3 16 256: the pixels of each patch
 busy = cut.std(2).mean(1) > 0.03
 print(f"{1 - busy.float().mean():.0%} of all patches are plain, and take as many of the bits")
-viz.show(viz.patches(photos[40], 4, "Bright: the patches with detail", keep=busy[40]), photo=True)
+viz.show(viz.patches(photos[40], 4, "Painted over: the plain patches", keep=busy[40]), photo=True)
 
 # %% [markdown]
 # A larger photograph has more patches, so it gets more codes, whether there is more to see or not. And fewer codes on a
 # grid mean larger patches everywhere, over lace as over wall. What if we only had 96 bytes, a quarter of the grid's?
 # Ordinary files first:
 
+
 # %%
-some = photos[::3]
-
-
 def at(budget, format):
     try:
-        return float(psnr(codecs.at_budget(some, budget, format).images, some).mean())
+        return float(psnr(codecs.at_budget(photos, budget, format).images, photos).mean())
     except ValueError as error:
         return str(error).split(",")[0]
 
 
-curves = {name: {b: at(b, name) for b in (96, 160, 256, 384)} for name in ("JPEG", "WEBP")}
+curves = {name: {b: at(b, name) for b in (96, 192, 384)} for name in ("JPEG", "WEBP")}
 print(curves["JPEG"][96])
 print(f"WebP at 96 bytes: {curves['WEBP'][96]:.1f} dB, at 384 bytes: {curves['WEBP'][384]:.1f} dB")
 
@@ -139,9 +138,9 @@ print(f"{len(tokens)} tokens of {model.bits:g} bits; codes and pixels agree")
 # %% [markdown]
 # ## The experiment: 96 bytes, spent in three ways
 #
-# A fair rival has as many tokens of as many bits, but on a grid. The house's 2D tokenizer can give that without any
-# training: shrink the photograph to a **thumbnail** of 32 x 32 pixels, take its 8 x 8 codes, and enlarge what they
-# give. The other rival is a WebP file.
+# A fair rival has as many tokens of as many bits, but on a grid. `tokenizer` can give that without any training: shrink
+# the photograph to a **thumbnail** of 32 x 32 pixels, take its 8 x 8 codes, and enlarge what they give. The other rival
+# is a WebP file.
 
 # %%
 kept = {
@@ -160,8 +159,8 @@ viz.show(viz.images(rows, titles, columns=4, height=1.28), photo=True)
 
 # %% [markdown]
 # PSNR is one judge. Another is the *Frechet distance*: how far apart the rebuilt and the real photographs are, as sets,
-# in the features of the house's `vit` (0 is best). It needs many photographs, so we read it off the model's card, which
-# has all 372 of the test set.
+# in the features of `vit`, the course's classifier of clothes (0 is best). It needs many photographs, so we read it off
+# the model's *card*, the figures that are kept with its weights: of all 372 photographs of the test set.
 
 # %%
 card = house.card("titok")["figures"]
@@ -218,9 +217,9 @@ assert local > 32 or not there
 
 # %% [markdown]
 # Nobody told the tokens to take places, and most did: 64 tokens for 64 patches are enough to **rediscover the grid**.
-# Neighbouring pixels have most to do with each other, so a patch is a good thing to describe. Only a few tokens speak
-# of what patches share, which no token of a grid can do, so little is to be gained over one. The paper's 32 tokens for
-# 256 patches cannot settle like this.
+# So a plain wall most likely still has tokens of its own: that waste stays. Only a few tokens speak of what patches
+# share, which no token of a grid can do: a likely reason why so little is won. The paper has 32 tokens for 256 patches,
+# so one token a patch is ruled out there.
 #
 # The encoder's attention shows the same from the other end: from which patches does a latent read? (The mean over the
 # three heads of the third layer; what is not read is pale.)
@@ -282,12 +281,12 @@ assert claim.outcome == "holds in part" or not there
 
 # %% [markdown]
 # One training run stands behind this, so half a decibel is asked for, and the lead in PSNR over the grid is less. The
-# grid also has four times TiTok's weights, but was never trained for thumbnails; one that was might win.
+# grid has more weights than TiTok, but was never trained for thumbnails; one that was might win.
 #
 # The paper's own comparison is with grids of 256 tokens and more, by rFID, at 256 pixels: that 32 tokens, trained in
 # two stages with losses of perception, suffice. Our model has neither the losses nor the size for that.
 #
-# ## Where it breaks: half a description is none
+# ## Where it breaks: half of the tokens spoil the picture
 #
 # Its tokens come in a row, so let us read only the first k.
 
@@ -306,8 +305,8 @@ cuts = torch.cat([model.decode(every[:k])[4:5] for k in (16, 32, 48, 64)])
 viz.show(viz.images(cuts, [f"{k} tokens" for k in (16, 32, 48, 64)], height=1.28), photo=True)
 
 # %% [markdown]
-# No token is more important than another, and the decoder never met a missing one. One photograph, one length.
-# [Lesson 3](03_one_d_piece.ipynb) mends that with a change of one line.
+# Nothing in the training tied a token's importance to its number, and the decoder never met a missing one. One
+# photograph, one length. [Lesson 3](03_one_d_piece.ipynb) mends that with a change of one line.
 #
 # ## Exercises
 #
