@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from minitok import house, papers, viz
+from minitok.data.clothing import CLASSES
 from minitok.house.sampling import sample
 from minitok.metrics import psnr
 from minitok.speculate import gsd, speculative
@@ -57,16 +58,18 @@ viz.show(figure)
 
 # %% [markdown]
 # Is a code that is near in rank also as good to the eye? We replace every code of the pictures by the one next in rank
-# at its place, and for comparison by the one whose vector is nearest (each code stands for a vector of four numbers).
-# PSNR in decibels falls with the squared error.
+# at its place, and for comparison by the one whose vector is nearest (each code stands for a vector of four numbers;
+# they lie on a grid, and up to eight are equally near: we draw lots). PSNR in decibels falls with the squared error.
 
 # %%
 vectors = tokenizer.quantizer.decode(every[None, :, None])[0]  # 4096 4
 order = p_all.argsort(-1)
 rank = order.argsort(-1).gather(-1, codes[..., None])
 apart = torch.cdist(vectors, vectors).fill_diagonal_(torch.inf)
+ties = apart < apart.amin(-1, keepdim=True) + 1e-3
+lots = torch.rand(ties.shape, generator=torch.Generator().manual_seed(0))
 swapped = {"as drawn": codes, "next in rank": order.gather(-1, (rank - 1).clamp(min=0))[..., 0]}
-swapped["nearest vector"] = apart.argmin(-1)[codes]
+swapped["nearest vector"] = (lots * ties).argmax(-1)[codes]
 drawn = {name: tokenizer.decode(rows[..., None]) for name, rows in swapped.items()}
 like = {name: float(psnr(images, drawn["as drawn"]).mean()) for name, images in list(drawn.items())[1:]}
 print(", ".join(f"{name}: {decibels:.1f} dB" for name, decibels in like.items()))
@@ -75,8 +78,8 @@ title = "As drawn; each code by the next in rank; by the nearest"
 viz.show(viz.images(torch.cat([images[:8] for images in drawn.values()]), height=0.64, title=title), photo=True)
 
 # %% [markdown]
-# Next in rank is another picture, with other patterns, but often a possible one; the nearest is the same picture. So
-# the paper asks for both: near in rank, and not too far in vectors.
+# The nearest is the same picture; the one next in rank keeps the outline and changes patterns. So the paper asks for
+# both: near in rank, and not too far in vectors.
 #
 # ## The mechanism, step by step
 #
@@ -88,7 +91,7 @@ x = int((q - p).index_fill(0, p.argsort()[:-100], -1).argmax())  # guessed too o
 ascending = p.argsort(stable=True)
 r = int((ascending == x).nonzero())
 company = ascending[r - 7 : r + 7]
-print(f"x = {x}, rank {r} of 0 to 4095; its company:", company.tolist())
+print(f"x = {x}, the {4096 - r}th likeliest of 4096; its company:", company.tolist())
 assert x in company.tolist()
 
 # %% [markdown]
@@ -146,12 +149,15 @@ for x, window, radius in itertools.product(guesses, (1, 7, 30), (0.2, 0.5)):
 print("60 guesses, six settings: the same")
 
 # %% [markdown]
-# A group of x alone is the exact rule, bit for bit:
+# With `window=0` the library takes x alone, and that is the exact rule, bit for bit:
 
 # %%
 alone = torch.stack([acceptances(p, q, every, vectors, window=0) for p, q in zip(p_rows, q_rows, strict=True)])
 exactly = bool((alone == (p_rows / q_rows).clamp(max=1)).all())
 assert exactly
+sizes = [gsd.group(p, every, vectors)[1].sum(-1) for p in p_rows]
+members_of_a_guess = float((q_rows * torch.stack(sizes)).sum(-1).mean())
+print(f"alone exact; with window 7 a guess has {members_of_a_guess:.1f} of 14 in its group, in the mean")
 
 # %% [markdown]
 # ## The experiment: groups that move against groups that stay
@@ -177,7 +183,7 @@ def static(clusters):
 
 # %%
 ways = {"ours: dynamic groups": {w: dynamic(w) for w in (1, 3, 7, 15, 30, 60)}}
-ways["baseline: static groups"] = {c: static(c) for c in (3000, 2000, 1000, 300)}
+ways["baseline: static groups"] = {c: static(c) for c in (3000, 2000, 1000, 300, 80, 40)}
 ways["lenience"] = {m: (p_rows / q_rows / m).clamp(max=1) for m in (1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)}
 share = {name: [100 * float((q_rows * a).sum(-1).mean()) for a in knob.values()] for name, knob in ways.items()}
 ours = share["ours: dynamic groups"]
@@ -205,29 +211,45 @@ def cost(kept):
 
 costs = {name: [cost(a) for a in knob.values()] for name, knob in ways.items()}
 
+
 # %%
-level, at = (100 * exact_rate + ours[-1]) / 2, {}
-print(f"where {level:.0f} % are kept:")
-for name, rows in costs.items():
-    assert share[name][0] < level < share[name][-1]
-    far, bits, energy = at[name] = [float(np.interp(level, share[name], ys)) for ys in zip(*rows, strict=True)]
-    print(f"{name}: total variation {far:.3f}, surprise {bits:+.3f} bits, energy distance {energy:.2f} thousandths")
+def read_off(name, level):  # the three measures where a judge keeps `level` percent of the guesses
+    assert share[name][0] < level <= share[name][-1]
+    return [float(np.interp(level, share[name], ys)) for ys in zip(*costs[name], strict=True)]
+
+
+at = {(window, name): read_off(name, ours[i]) for window, i in ((7, 2), (60, -1)) for name in ways}
+for (window, name), (far, bits, energy) in at.items():
+    print(f"as many kept as by window {window}, {name}:")
+    print(f"    total variation {far:.3f}, surprise {bits:+.3f} bits, energy distance {energy:.1f} thousandths")
 
 # %%
 curves = {name: (share[name], [row[1] for row in rows]) for name, rows in costs.items()}
 viz.show(viz.lines(curves, "Groups by rank surprise the model least", "guesses kept (%)", "surprise (bits)"))
 
+# %%
+curves = {name: (share[name], [row[2] for row in rows]) for name, rows in costs.items()}
+title = "By energy distance lenience does the least harm"
+figure = viz.lines(curves, title, "guesses kept (%)", "energy distance (thousandths)")
+for window in (7, 60):
+    (_, bits, energy), still, (_, lenient_bits, least) = (at[window, name] for name in ways)
+    assert bits < min(still[1], lenient_bits) - 0.02
+    assert least < min(energy, still[2])
+viz.show(figure)
+
 # %% [markdown]
-# Groups that move with the ranking surprise the model less than groups that stay: a cluster holds likely and unlikely
-# codes, and the unlikely ones are waved through with the rest. In rank, all members are equally likely, so the law
-# moves sideways. In total variation every judge pays at least what it gains (*LANTERN* says why). Lenience pays just
-# that. Dynamic groups pay more, since they also refuse codes that the exact judge would keep: those in a group that
-# the draft likes too much as a whole.
+# By surprise, groups that move with the ranking do the least harm: a cluster holds likely and unlikely codes, and the
+# unlikely ones pass with the rest. Codes next in rank are about equally likely, so probability moves between codes that
+# the model likes equally. Wide windows reach further, and the surprise grows.
+#
+# By energy distance they are the worst of the three: static groups hold codes that look alike. And in total variation
+# every judge pays at least what it gains (*LANTERN* says why). Lenience pays just that. Dynamic groups pay more, since
+# they also refuse codes that the exact judge would keep, in groups that the draft likes too much.
 
 # %%
 for name, rows in costs.items():
     extra = [row[0] - (kept / 100 - exact_rate) for row, kept in zip(rows, share[name], strict=True)]
-    print(f"{name}: total variation above the gain, {min(extra):.3f} to {max(extra):.3f}")
+    print(f"{name}: total variation above the gain, {abs(min(extra)):.3f} to {abs(max(extra)):.3f}")
     assert min(extra) > -1e-9
     assert name != "lenience" or max(extra) < 1e-9
 
@@ -237,7 +259,7 @@ for name, rows in costs.items():
 # The paper has no second model. It drafts by **Jacobi decoding**: a call of the large model answers at all guessed
 # places at once, and its answers behind the first refusal, though they rest on void guesses, are what the next guesses
 # are drawn from. `gsd.Jacobi` remembers these rows. Guesses then cost nothing, and the exact judge stays exact, since
-# each is drawn from a known q.
+# each is drawn from a known q. One picture of each judge; `image_draft` guesses four codes a call, Jacobi eight.
 
 
 # %%
@@ -260,7 +282,8 @@ assert runs["Jacobi", "exact"].calls < 240
 # %%
 shown = tokenizer.decode(torch.stack([run.tokens for run in runs.values()])[..., None])
 titles = [f"{source}\n{name}\n{run.calls} calls" for (source, name), run in runs.items()]
-viz.show(viz.images(shown, titles, columns=5, height=1.28), photo=True)
+title = f"Fewer calls, other pictures: a {CLASSES[9]} of each judge"
+viz.show(viz.images(shown, titles, columns=5, height=1.28, title=title), photo=True)
 
 # %% [markdown]
 # ## Play: who is in the group?
@@ -294,15 +317,17 @@ control
 # ## The verdict
 
 # %%
-moving, still = at["ours: dynamic groups"], at["baseline: static groups"]
+moving, still = at[60, "ours: dynamic groups"], at[60, "baseline: static groups"]
 before, after = (runs["image_draft", name].calls for name in ("exact", "gsd, window 60"))
-paper = "3.7 times sooner than plain (abstract)"
+paper = "none over exact; 3.7 times sooner than plain (abstract)"
+tamer = {"higher": False, "unit": "bits", "margin": 0.03}
 measures = [
     papers.exact("a group of one is exact", exactly),
     papers.better("guesses kept, window 7", ours[2], than=100 * exact_rate, unit="%", margin=2),
     papers.better("calls a picture, window 60", after, than=before, higher=False, margin=5, paper=paper),
-    papers.better("surprise", moving[1], than=still[1], unit="bits", higher=False, margin=0.03),
-    papers.better("energy distance", moving[2], than=still[2], unit="1/1000", higher=False, margin=0.3),
+    papers.better("surprise, window 60", moving[1], than=still[1], **tamer),
+    papers.better("the same, than lenience", moving[1], than=at[60, "lenience"][1], **tamer),
+    papers.better("energy distance, window 60", moving[2], than=still[2], unit="1/1000", higher=False, margin=0.3),
 ]
 
 # %%
@@ -310,27 +335,32 @@ claim = papers.verdict(
     "gsd",
     "Judging a code by its group saves calls; groups by the target's ranking do less harm than static ones.",
     measures,
-    against="calls: the exact judge, same draft; harm: k-means clusters of the codes, as many guesses kept",
+    against="calls: the exact judge, same draft, one picture; harm: k-means clusters that keep as many as window 60",
     data="pictures of clothes as 256 codes, temperature 1, drawn by the house models; twenty places",
 )
-assert claim.outcome == "holds in part"
+assert [measure.holds for measure in measures] == [True, True, True, True, True, False]
+jacobi = [256 / runs["Jacobi", name].calls for name in ("exact", "gsd, window 60")]
+print(f"over plain decoding, in calls: Jacobi {jacobi[0]:.1f} times by the exact rule, {jacobi[1]:.1f} by groups")
 
 # %% [markdown]
-# The gain is far from the paper's. Our groups are small: among 4,096 codes the fourteen next in rank seldom lie close
-# in vectors; the paper's model has 8,192 codes and measures with its own vectors. And its factor is over plain
-# decoding, of which Jacobi guesses by the exact rule already give a good part.
+# The paper's 3.7 is over plain decoding, too. Our saving needs window 60. The authors' 7 saves little here, since most
+# of the codes next in rank do not lie close in vectors. The paper's model has 8,192 codes and measures with its own
+# vectors. Which judge does the least harm depends on the measure: groups by rank win by surprise, lenience by energy
+# distance and total variation.
 #
 # ## Where it breaks
 #
 # **Groups without distance.** Widen the radius until rank alone decides. Far more guesses stay, and codes that look
-# different stand in for one another.
+# different stand in for one another: the energy distance is well above that of lenience with as many kept.
 
 # %%
 wide = dynamic(7, radius=100.0)
-kept, (far, bits, energy) = float((q_rows * wide).sum(-1).mean()), cost(wide)
-print(f"{kept:.0%} kept; total variation {far:.2f}, surprise {bits:+.2f} bits, energy distance {energy:.1f}")
-assert kept > ours[2] / 100 + 0.02
-assert energy > 2 * moving[2]
+kept = 100 * float((q_rows * wide).sum(-1).mean())
+found = {"rank alone": cost(wide), "lenience": read_off("lenience", kept)}
+for name, (far, bits, energy) in found.items():
+    print(f"{name}, {kept:.0f}% kept: total variation {far:.2f}, surprise {bits:+.2f} bits, energy {energy:.1f}")
+assert kept > ours[2] + 2
+assert found["rank alone"][2] > found["lenience"][2] + 3
 
 # %% [markdown]
 # **The last ranks.** In the authors' code a code with fewer than seven below it gets an empty slice, and an error that
