@@ -1,8 +1,11 @@
+import functools
+
 import pytest
 import torch
 
 from minitok.house import Options
 from minitok.leagues import quantize
+from minitok.quantize.lfq import LFQ
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def test_a_rehearsal_gives_all_rows_and_resumes(tmp_path, monkeypatch):
 def test_tokenbridge_quantizes_the_finished_continuous_autoencoder():
     images = torch.rand(12, 1, 28, 28)
     coded, continuous = (
-        quantize.trained(make, images, 4e-3, 0, 3) for make in (quantize.QUANTIZERS["tokenbridge"], None)
+        quantize.trained(quantize.Setting("digits", name, 3, {}, 4e-3), images, 0) for name in ("tokenbridge", "none")
     )
     z = continuous.vectors(images)
     assert torch.equal(coded.vectors(images), z)
@@ -49,17 +52,36 @@ def test_tokenbridge_quantizes_the_finished_continuous_autoencoder():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_statistics_are_means_over_the_groups_of_a_token():
+def test_statistics_are_of_the_groups_of_a_vector_together():
     class Fixed:
         class quantizer:
             bits = 4
 
         @staticmethod
         def codes(images):
-            return torch.tensor([[[0, 1], [0, 2], [0, 3], [0, 0]]])
+            return torch.tensor([[[0, 1], [0, 2], [3, 0], [0, 1]]])
 
     found = quantize.statistics(Fixed(), torch.zeros(1, 1, 28, 28))
-    assert found == {"codes in use": pytest.approx(100 * (1 + 4) / 8), "entropy": pytest.approx(2.0)}
+    assert found == {"codes in use": pytest.approx(100 * 3 / 16), "entropy": pytest.approx(1.5)}
+
+
+@pytest.mark.usefixtures("few")
+def test_the_better_weights_and_rate_are_chosen(tmp_path, monkeypatch):
+    monkeypatch.setattr(quantize, "QUANTIZERS", {"lfq": functools.partial(LFQ, d=4)})
+    monkeypatch.setattr(quantize, "WEIGHTS", {"lfq": quantize.BINARY})
+    tried = []
+
+    def trained(setting, images, seed):
+        tried.append((setting.weights["entropy"], setting.lr))
+        return setting
+
+    monkeypatch.setattr(quantize, "trained", trained)
+    monkeypatch.setattr(quantize, "quality", lambda setting, images: -setting.weights["entropy"] - setting.lr)
+    best = quantize.chosen("lfq", "digits", torch.device("cpu"), tmp_path, 2)
+    assert (best.weights, best.lr) == ({"entropy": 0.03, "commitment": 0.01}, 4e-3)
+    assert sorted(tried) == [(0.03, 4e-3), (0.03, 1e-2), (0.1, 4e-3), (0.1, 1e-2)]
+    assert best.key("seed=0") == "digits-lfq entropy=0.03 commitment=0.01-2-seed=0"
+    assert best.make().entropy == 0.03
 
 
 def test_tuning_never_sees_a_test_image():
