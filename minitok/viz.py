@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from minitok.live import animation, ends, show, slider
-from minitok.style import BACKGROUND, BASELINE, GRID, MUTED, OURS, PALETTE, PAPER, TEXT, colours, role, style
+from minitok.style import BACKGROUND, BASELINE, GRID, MUTED, OURS, PALETTE, PAPER, ROLES, TEXT, colours, role, style
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -79,7 +79,9 @@ def lines(
     """One line a series, `{"ours": (xs, ys)}`: lists, arrays or CPU tensors; `log` names axes, as in "xy".
 
     `levels` are dashed horizontal lines, `{"paper": 0.81}`. Names that begin with "ours", "baseline",
-    "paper" or "muted" get the colours of these roles, the others the rest of the palette in order.
+    "paper" or "muted" get the colours of these roles, the others the rest of the palette in order; a role and a colon
+    before a name, as in "muted: pooling", are not shown. A log x-axis has its ticks at the measured points where they
+    are few.
     """
     if log not in ("", "x", "y", "xy"):
         raise ValueError(f"log={log!r}, expected '', 'x', 'y' or 'xy'")
@@ -89,10 +91,12 @@ def lines(
         inks = colours([*series, *(levels or {})])
         for (name, (xs, ys)), marker in zip(series.items(), itertools.cycle("osD^vP"), strict=False):
             points = {"marker": marker, "markersize": 5} if len(xs) <= 20 else {}
-            axes.plot(xs, ys, label=name, color=inks[name], **points)
+            axes.plot(xs, ys, label=_shown(name), color=inks[name], **points)
         for name, value in (levels or {}).items():
-            axes.axhline(value, label=name, color=inks[name], linestyle="--", linewidth=1.5)
+            axes.axhline(value, label=_shown(name), color=inks[name], linestyle="--", linewidth=1.5)
         axes.set(xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+        if "x" in log:
+            _ticks_at(axes, sorted({float(x) for xs, _ in series.values() for x in xs}))
         if len(inks) > 3:
             figure.legend(loc="outside right upper")
         elif len(inks) > 1:
@@ -103,14 +107,16 @@ def lines(
 def bars(values: Mapping[str, float | int], title: str, x: str, digits: int = 3) -> "matplotlib.figure.Figure":
     """A horizontal bar for each name, from the top, with its value to `digits` significant digits.
 
-    Names that begin with "ours", "baseline" or "paper" have the colours of these roles, all others are gray.
+    Names that begin with "ours", "baseline" or "paper" have the colours of these roles, all others are gray; a role and
+    a colon before a name are not shown.
     """
     with style():
         figure = _figure(6, 1.1 + 0.36 * len(values), layout="constrained")
         figure.suptitle(title, x=0.01, ha="left")  # from the figure's edge: long labels leave the axes little room
         axes = figure.add_subplot(xlabel=x)
         inks = [role(name) or MUTED for name in values]
-        drawn = axes.barh(list(values), list(values.values()), color=inks, height=0.7)
+        drawn = axes.barh(range(len(values)), list(values.values()), color=inks, height=0.7)
+        axes.set_yticks(range(len(values)), [_shown(name) for name in values])
         axes.bar_label(drawn, [f"{value:.{digits}g}" for value in values.values()], padding=4)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
@@ -150,6 +156,23 @@ def panel(
     with style():
         figure = _figure(width, height, layout="constrained")
         return figure, figure.add_subplot(title=title, xlabel=x, ylabel=y)
+
+
+def _shown(name: str) -> str:
+    """A name without the role that only colours it: "muted: pooling" is shown as "pooling"."""
+    first, _, rest = name.partition(": ")
+    return rest if rest and first.lower() in ROLES else name
+
+
+def _ticks_at(axes: "matplotlib.axes.Axes", points: list[float]) -> None:
+    """Ticks of a log x-axis at these ascending points, in plain numbers, unless they are many or too near."""
+    names = [f"{point:g}" for point in points]
+    if not 2 <= len(points) <= 10 or points[0] <= 0 or any("e" in name for name in names):
+        return
+    # A step below a twelfth of the axis would let two names touch.
+    if min(after / before for before, after in itertools.pairwise(points)) ** 12 >= points[-1] / points[0]:
+        axes.set_xticks(points, names)
+        axes.set_xticks([], minor=True)
 
 
 def _figure(width: float | int, height: float | int, **options: Any) -> "matplotlib.figure.Figure":

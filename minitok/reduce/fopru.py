@@ -7,10 +7,11 @@ Mechanism: the vision encoder's attention A (heads, queries, keys) says how much
 `phi_j = mean over heads h and queries i of A[h, i, j]`, the attention that it receives. The rank strategy keeps the k
 tokens of largest phi. The row strategy adds phi up along each row of the grid and keeps whole rows, so that what is
 continuous in the picture, such as a line of text, stays whole. Kept tokens stand in the order of the input.
-Differs from the paper: of it only the abstract and the introduction could be read here, so the formulas rest on them
-and on the one public implementation, in a serving system of the same authors (HydraInfer). That takes the attention
-received or the attention paid, whichever varies more over the tokens; here it is always the attention received. A
-share of kept tokens is a count k here, and the row strategy takes no k that is not whole rows.
+Differs from the paper: of it only the abstract and the opening of the introduction could be read here, so the formulas
+rest on them and on the one public implementation, in a serving system of the same authors (HydraInfer). That takes the
+attention received or the attention paid, whichever varies more over the tokens; here it is always the attention
+received. Which layer's attention the paper takes, we could not read. A share of kept tokens is a count k here, and the
+row strategy takes no k that is not whole rows.
 Notebook: notebooks/06_reduce/13_fopru.ipynb
 """
 

@@ -137,6 +137,31 @@ def test_many_lines_have_their_legend_beside_the_plot_and_one_has_none():
     assert one.axes[0].lines[0].get_marker() in ("", "None")
 
 
+def test_a_role_before_a_name_colours_it_and_is_not_shown():
+    series = {"muted: lots": ([1, 2], [3, 4]), "ours: whole: rows": ([1, 2], [4, 5]), "ours, twice": ([1], [2])}
+    figure = viz.lines(series, "t", "x", "y", levels={"Baseline: all": 5, "layer: 3": 1})
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["lots", "whole: rows", "ours, twice", "all", "layer: 3"]
+    assert [line.get_color() for line in axes_of(figure).lines[:4]] == [viz.MUTED, viz.OURS, viz.OURS, viz.BASELINE]
+    axes = axes_of(viz.bars({"ours: a": 1, "baseline: a": 2, "muted:": 3}, "t", "x"))
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "a", "muted:"]
+    assert [to_hex(bar.get_facecolor()).upper() for bar in axes.patches] == [viz.OURS, viz.BASELINE, viz.MUTED]
+
+
+def ticks(xs, log="x"):
+    axes = axes_of(viz.lines({"ours": (xs, list(range(1, 1 + len(xs))))}, "t", "x", "y", log=log))
+    return [text.get_text() for text in axes.get_xticklabels()], len(axes.get_xticks(minor=True))
+
+
+def test_a_log_axis_has_its_ticks_at_few_measured_points():
+    assert ticks([192, 128, 64, 32, 16, 8]) == (["8", "16", "32", "64", "128", "192"], 0)
+    assert ticks(torch.tensor([1e-4, 0.02, 0.1]), "xy")[0] == ["0.0001", "0.02", "0.1"]
+    # Many points, points too near for their names, names with a power of ten, and one point leave it as it was.
+    for xs in (list(range(1, 50)), [1, 100, 101], [1, 1_000_000], [5]):
+        assert str(xs[-1]) not in ticks(xs)[0]
+    assert ticks([1, 7], log="")[0] != ["1", "7"]
+
+
 def test_log_names_axes():
     with pytest.raises(ValueError, match="log='both'"):
         viz.lines(CURVE, "t", "x", "y", log="both")

@@ -64,7 +64,8 @@ for k in counts:
 #
 # Dropping does not ask whether a token has a double. ToMe looks for doubles and replaces them by their mean. Below,
 # each group of merged patches has its mean colour and a white rim (parts of one colour that do not touch are one group
-# too). Background and shirt become few large groups.
+# too). With 16 groups much of the shirt and of the background lies in few large ones; at the shirt's edge groups mix
+# both.
 
 
 # %%
@@ -108,7 +109,7 @@ print("cosine of patch 100 and patch 5, far away:", round(float(metric[100] @ me
 # %% [markdown]
 # **2. Two sets.** The best pairs among all of 256 tokens would be found one after another, since a pair changes what is
 # left. ToMe avoids that: tokens of even place are set A, the others set B, and only pairs across count. In our grid
-# these are alternating columns.
+# these are, in the first round, alternating columns.
 #
 # **3. One edge each.** Each token of A draws an edge to its most similar token of B: one matrix product.
 
@@ -138,7 +139,7 @@ groups = pair(keys[0].mean(0), r=100)
 print(len(groups), "tokens; the five largest groups have", sorted(map(len, groups))[-5:])
 
 # %% [markdown]
-# **5. A mean that counts heads.** A token that already stands for three patches weighs three times in the next mean:
+# **5. A mean that counts patches.** A token that already stands for three patches weighs three times in the next mean:
 # its **size** s. One step can merge at most half of the tokens, so to go further we match again.
 
 
@@ -167,9 +168,9 @@ for k in (200, 60, 7):
 print("tokens and sizes agree; sizes of the last seven:", size.int().tolist())
 
 # %% [markdown]
-# **6. Attention must count heads too.** Say two of three tokens have the same key. Merged they would get the share of
-# one. **Proportional attention** adds log s to the logits, `softmax(q k + log s)`, which is the same as having s copies
-# of the key.
+# **6. Attention must count patches too.** Say two of three tokens have the same key. Merged they would get the share of
+# one. **Proportional attention** adds log s to the logits, `softmax(q k / sqrt(d) + log s)` with heads of width d,
+# which is the same as having s copies of the key.
 
 # %%
 logit = torch.tensor([1.0, 1.0, 0.5])
@@ -198,9 +199,17 @@ viz.show(viz.lines(series, title, axis, "right answers (%)", levels={"all tokens
 
 # %%
 series = {name: (counts, [found[how, k][1] for k in counts]) for name, how in names.items()}
-viz.show(viz.lines(series, "Merged, the answer moves half as far", axis, "answer moved by (bits)"))
+viz.show(viz.lines(series, "Merged, the answer moves less", axis, "answer moved by (bits)"))
+
+# %%
+ratio = {k: found["merged", k][1] / found["dropped", k][1] for k in counts}
+print("merged, of the way by lot:", ", ".join(f"{value:.2f} ({k} tokens)" for k, value in ratio.items()))
+assert max(ratio.values()) < 0.85 or not there
 
 # %% [markdown]
+# (One photograph of 62 is more than a point: that 8 tokens seem better than 16, and 64 better than all, is chance. The
+# bits do not turn.)
+#
 # The price is the same: the layers cost as much with 16 merged tokens as with 16 kept ones, and the matching itself
 # takes next to nothing.
 
@@ -228,13 +237,13 @@ for how in ("merged", "dropped"):
     print("{}: {:.1f} % right, {:.3f} bits away".format(how, *found[how, "spread"]))
 
 # %% [markdown]
-# At half of the operations the merged network says nearly the same as the whole one. In right answers the two ways are
-# close (one photograph is 1.6 points); in bits they are not.
+# In right answers the two ways are close, and neither is far from all tokens; in bits they are well apart.
 #
 # ## Play: who is merged with whom?
 #
-# Choose the layer whose keys decide, and the number of tokens. Try 12 tokens: in layer 0 patches of one colour go
-# together wherever they lie, in the next layers regions do, and late keys tell the shirt from what lies around it.
+# Choose the layer whose keys decide, and the number of tokens. Here are 12 tokens by the keys of three layers. In layer
+# 0 groups follow colour, and the bright red is one of them; in layer 2 most of the bear is a group of its own; in layer
+# 5 one large group holds shirt and bear.
 
 
 # %%
@@ -243,7 +252,10 @@ def draw(layer=5, k=12):
     return viz.show(viz.images(shown, ["the photograph", f"layer {layer}: {k} tokens"], height=2.56), photo=True)
 
 
-draw()
+three = torch.cat([groups_of(layer, 12) for layer in (0, 2, 5)])
+viz.show(
+    viz.images(three, ["layer 0", "layer 2", "layer 5"], height=2.56, title="12 groups, by whose keys?"), photo=True
+)
 
 # %%
 control = viz.slider(draw, layer=(0, 7), k=[2, 4, 8, 12, 16, 32, 64, 128, 256])
@@ -260,9 +272,8 @@ own = "0.2-0.3 points lost at twice the speed (abstract)"
 measures = [
     papers.better("right, one cut, mean of 64 to 8 tokens", ours[0], than=lots[0], unit="%", margin=2),
     papers.better("answer moved, one cut", ours[1], than=lots[1], unit="bits", higher=False, margin=0.1),
-    papers.better(
-        "right, spread, half of the FLOPs", spread_ours[0], than=spread_lots[0], unit="%", margin=-3, paper=own
-    ),
+    papers.better("right, spread", spread_ours[0], than=spread_lots[0], unit="%", margin=-3),
+    papers.better("right, spread, against all tokens", spread_ours[0], than=full, unit="%", margin=-3, paper=own),
     papers.better("answer moved, spread", spread_ours[1], than=spread_lots[1], unit="bits", higher=False, margin=0.01),
 ]
 
@@ -271,14 +282,15 @@ claim = papers.verdict(
     "tome",
     "At equal tokens and FLOPs, merging alike tokens changes a trained network's answers less than dropping at random.",
     measures,
-    against="random dropping in the same layers, the mean of 3 draws (spread: 2); the house's vit, not trained again",
+    against="random dropping in the same layers, 3 draws (spread: 2); all tokens; the house's vit, not trained again",
     data="every sixth clothing photograph of the test set (62)",
 )
 assert claim.outcome == "holds" or not there
 
 # %% [markdown]
-# The third line only says that merging is not worse: on so few photographs right answers cannot tell the two apart when
-# both lose so little.
+# Spread, the network has half of its FLOPs left. The third line only says that merging is at most 3 points worse than
+# dropping, the fourth that it is at most 3 points, two photographs, under all tokens: the paper's 0.2 to 0.3 points are
+# finer than 62 photographs can show.
 #
 # ## Where it breaks: too early
 #
@@ -294,21 +306,33 @@ def squares(x, k):
     return Reduction.merge((16 // side * rows[:, None] + rows).flatten().expand(len(x), -1), k)
 
 
-runs, moved = {0: resume(vit, images, 0), 3: logits}, {}
-for layer, k in ((0, 64), (3, 64), (3, 16)):
-    for name, method in (("ours: merged", tome), ("baseline: dropped", random_drop), ("squares", squares)):
-        moved[f"{name}, layer {layer}, {k} tokens"] = score(runs[layer](once(layer, k, method)))[1]
-viz.show(viz.bars(moved, "Means are understood only later", "answer moved by (bits)"))
+# %%
+first = resume(vit, images, 0)
+draws = [score(first(once(0, 64, partial(random_drop, seed=seed))))[1] for seed in range(3)]
+lost, moved = {(0, 64): sum(draws) / 3, (3, 64): found["dropped", 64][1], (3, 16): found["dropped", 16][1]}, {}
+for (layer, k), dropped in lost.items():
+    run, where = logits if layer else first, f"layer {layer}, {k} tokens"
+    moved[f"ours: merged, {where}"] = score(run(once(layer, k, tome)))[1]
+    moved[f"baseline: dropped, {where}"] = dropped
+    moved[f"squares, {where}"] = score(run(once(layer, k, squares)))[1]
+viz.show(viz.bars(moved, "In layer 0 means harm, in layer 3 they help", "answer moved by (bits)"))
 
 # %%
-assert moved["ours: merged, layer 0, 64 tokens"] > moved["baseline: dropped, layer 0, 64 tokens"] or not there
-assert moved["ours: merged, layer 3, 64 tokens"] < moved["baseline: dropped, layer 3, 64 tokens"] / 1.5 or not there
+for layer, k in lost:
+    merged, dropped, square = (
+        moved[f"{n}, layer {layer}, {k} tokens"] for n in ("ours: merged", "baseline: dropped", "squares")
+    )
+    print(f"layer {layer}, {k} tokens: merged moves {merged / dropped:.1f} times as far as dropped", end="")
+    print(f", squares {square / merged:.1f} times as far as merged")
+    assert min(merged, square) > dropped if layer == 0 else max(merged, square) < dropped or not there
+assert moved["squares, layer 3, 64 tokens"] > 1.3 * moved["ours: merged, layer 3, 64 tokens"] or not there
 
 # %% [markdown]
-# In the first layer any mean is foreign to the network, that of alike tokens as well as that of squares: the layers
-# that follow were never shown such a token, while a kept one looks as always. Later layers take means well. And
-# squares, which cost no thought, are there close to ToMe: in small photographs of one garment neighbours are alike.
-# Whoever claims that a clever choice pays should compare with them too.
+# In the first layer means harm, those of alike tokens as well as those of squares; in layer 3 they do not. The network
+# was trained with means in neither place: why early layers cannot use them, this figure does not say.
+#
+# Squares, which look at nothing, move the answer further than ToMe with 64 tokens but not with 16, on these 62
+# photographs; on all 372 of [the league](00_overview.ipynb) ToMe is ahead in both. A clever choice should beat them.
 #
 # ## Exercises
 #
@@ -330,7 +354,8 @@ def check_1(method):
         return f"8 of 256 tokens should stay, not {reduction.shape[1]} of {reduction.shape[2]}"
     moved = score(logits(once(3, 8, method)))[1]
     mean, lots = found["merged", 8][1], found["dropped", 8][1]
-    return f"right: {moved:.2f} bits, with the mean {mean:.2f}, by lot {lots:.2f}: the mean does the work"
+    work = "the mean does the work" if mean < 0.8 * moved else "here the choice does the work"
+    return f"right: {moved:.2f} bits, with the mean {mean:.2f}, by lot {lots:.2f}: {work}"
 
 
 check_1(first_of_each)

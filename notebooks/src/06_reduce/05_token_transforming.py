@@ -69,7 +69,8 @@ mask = torch.zeros(256, dtype=torch.bool).scatter(0, kept, True)
 viz.show(viz.patches(images[15], 4, "The 64 tokens with the most attention", mask), photo=True)
 
 # %% [markdown]
-# The other 192 had little attention each, but together much of it, and nothing of them goes on.
+# The other 192 had little attention each, but together much of it, and nothing of them goes on. The class survives, but
+# CLS has moved far; see below how much less merging moves it.
 #
 # ## The idea: fill the matrix
 #
@@ -78,7 +79,7 @@ viz.show(viz.patches(images[15], 4, "The 64 tokens with the most attention", mas
 # clusters must choose. **Token Transforming** allows several (many-to-many). Six tokens on a circle, three new ones:
 
 # %%
-angles = torch.tensor([0.0, 25.0, 60.0, 95.0, 130.0, 150.0]).deg2rad()
+angles = torch.tensor([0.0, 25.0, 60.0, 90.0, 130.0, 150.0]).deg2rad()
 circle = torch.stack([angles.cos(), angles.sin()], -1)[None]  # (1, 6, 2)
 score = torch.tensor([[[0.3, 0.05, 0.2, 0.1, 0.3, 0.05]]])
 kinds = {
@@ -86,10 +87,19 @@ kinds = {
     "merging": token_transforming(circle, 3, cls_attention=score, temperature=1e-4),
     "many-to-many": token_transforming(circle, 3, cls_attention=score, temperature=0.3),
 }
-shown = torch.cat([1 - kind.matrix()[:, None] for kind in kinds.values()])
-viz.show(
-    viz.images(shown, [f"{name}" for name in kinds], columns=3, height=0.9, title="W: 3 rows, 6 columns; dark is 1")
-)
+assert ((kinds["merging"].matrix() > 1e-6).sum(1) == 1).all()
+
+# %%
+figure, axes = viz.panel("From one entry a column to several", "old token (white: 0, black: 1)", "new token", 7, 2.3)
+for i, (name, kind) in enumerate(kinds.items()):
+    left, right = 8 * i - 0.5, 8 * i + 5.5
+    axes.imshow(kind.matrix()[0], cmap="gray_r", vmin=0, vmax=1, extent=(left, right, 2.5, -0.5), zorder=2)
+    axes.plot([left, right, right, left, left], [-0.5, -0.5, 2.5, 2.5, -0.5], c=viz.MUTED, linewidth=1, zorder=3)
+    axes.text(left, -0.7, name)
+axes.set(xlim=(-1, 22), ylim=(2.7, -1.4), yticks=(0, 1, 2))
+axes.set_xticks([8 * i + token for i in range(3) for token in range(6)], 3 * list("012345"))
+axes.grid(visible=False)
+viz.show(figure)
 
 # %% [markdown]
 # ## The mechanism, step by step
@@ -144,7 +154,8 @@ print("mean length of a token: before {}, after {}, without the division {}".for
 # (A mean of different directions is a little shorter than its parts.)
 #
 # **5. Pass on the sizes.** Later attention counts a new token by what went into it: the share of token j in output i is
-# $W_{ij}$ over the sum of its column.
+# $W_{ij}$ over the sum of its column. (This is not $A_{ij}$: a `Reduction` knows only W, whose rows were divided. A
+# token shared by a crowded and a lone anchor counts mostly for the lone one.)
 
 # %%
 share = W / W.sum(1, keepdim=True)
@@ -209,19 +220,21 @@ ways = {
 }
 found = {name: [measure(spread(schedule, way)) for schedule in schedules] for name, way in ways.items()}
 series = {name: ([100 * part for part in price], [moved for moved, _ in figures]) for name, figures in found.items()}
-viz.show(viz.lines(series, "Pruning loses most", "FLOPs (% of all tokens)", "CLS moved (% of its length)"))
+viz.show(viz.lines(series, "Pruning by attention loses most", "FLOPs (% of all tokens)", "CLS moved (% of its length)"))
 
 # %%
 for name, figures in found.items():
-    print(f"{name:25}", "; ".join(f"{moved:.1f} % moved, {right:.0f} % right" for moved, right in figures))
-ours, merging, pruning = (found[name] for name in list(ways)[:3])
-assert all(a[0] < b[0] for a, b in zip(ours, pruning, strict=True)) or not there
+    told = "; ".join(f"{moved:.1f} % moved, {right:.0f} % right" for moved, right in figures)
+    print(f"{name.split(': ')[-1]:20}", told)
+ours, merging, pruning, lots = found.values()
+for a, b, c, d in zip(ours, merging, lots, pruning, strict=True):
+    assert max(a[0], b[0]) < c[0] < d[0] or not there
 assert (ours[0][0] < merging[0][0] and ours[2][0] > merging[2][0]) or not there
 
 # %% [markdown]
-# Both ways of merging beat both ways of dropping. At two fifths less work Token Transforming is ahead of ToMe; with few
-# tokens left, it is behind. (With so few photographs each one weighs much in the right answers; the distance is the
-# finer measure.)
+# Both ways of merging beat both ways of dropping, and pruning by attention does worse than lots, at all three costs. At
+# two fifths less work Token Transforming is ahead of ToMe; with few tokens left, it is behind. (With so few photographs
+# each one weighs much in the right answers; the distance is the finer measure.)
 #
 # ## Is it the many-to-many?
 #
@@ -232,18 +245,21 @@ soft = {0.02: ours[1][0]}
 for tau in (1e-4, 0.05, 0.1):
     soft[tau] = measure(spread(schedules[1], partial(token_transforming, temperature=tau)))[0]
 temperatures = sorted(soft)
-title, levels = "Sharing more evenly does not help", {"baseline: ToMe": merging[1][0]}
-series = {"ours: Token Transforming": ([max(tau, 5e-3) for tau in temperatures], [soft[tau] for tau in temperatures])}
-viz.show(viz.lines(series, title, "temperature (leftmost: 0.0001)", "CLS moved (%)", log="x", levels=levels))
+title, levels = "The more evenly shared, the further CLS moves", {"baseline: ToMe": merging[1][0]}
+series = {"ours: Token Transforming": (temperatures, [soft[tau] for tau in temperatures])}
+viz.show(viz.lines(series, title, "temperature", "CLS moved (% of its length)", log="x", levels=levels))
 
 # %%
 exclusive = measure(spread(schedules[0], partial(token_transforming, temperature=1e-4)))[0]
-print(f"two fifths saved: each to its nearest anchor {exclusive:.1f} % moved, shared out {ours[0][0]:.1f} %")
-assert soft[0.1] > 1.2 * soft[1e-4] or not there
+for part, nearest, shared in ((price[0], exclusive, ours[0][0]), (price[1], soft[1e-4], ours[1][0])):
+    print(f"{part:.0%} of the FLOPs: each to its nearest anchor {nearest:.1f} % moved, shared out {shared:.1f} %")
+assert exclusive < ours[0][0] + 0.5 or not there
+assert soft[1e-4] < soft[0.02] < soft[0.05] < soft[0.1] or not there
 
 # %% [markdown]
-# So the gain is not from sharing: the anchors make it, and each token may as well go to its nearest one. A blend of
-# many tokens is a blur, and the more even the shares, the more alike all new tokens are.
+# So the gain is not from sharing: sent to the nearest anchor only, tokens do as well or better. Which of the other
+# differences from ToMe makes the gain, we did not test. A blend of many tokens is a blur, and the more even the shares,
+# the more alike all new tokens are.
 #
 # ## Play: who goes where?
 #
@@ -273,56 +289,84 @@ control
 
 # %%
 paper = "accuracy -0.1 % at 40 % fewer FLOPs, DeiT-S, abstract"
+all_right, unit = 100 * accuracy(head(full), labels), {"unit": "%"}
 measures = [papers.exact("pruning and merging are special matrices", all(same.values()))]
-for name, than, own_figure in (
-    ("pruning", pruning[0][0], paper),
-    ("ToMe", merging[0][0], None),
-    ("the nearest anchor only", exclusive, None),
+measures.append(papers.better("right, against all tokens", ours[0][1], than=all_right, margin=-5, paper=paper, **unit))
+for name, value, than in (
+    ("pruning by attention", ours[0][0], pruning[0][0]),
+    ("random dropping", ours[0][0], lots[0][0]),
+    ("ToMe", ours[0][0], merging[0][0]),
+    (f"ToMe, {price[2]:.0%} of the FLOPs", ours[2][0], merging[2][0]),
+    ("the nearest anchor only", ours[0][0], exclusive),
 ):
-    name = f"CLS moved (%), against {name}"
-    measures.append(papers.better(name, ours[0][0], than=than, higher=False, paper=own_figure))
+    measures.append(papers.better(f"CLS moved, against {name}", value, than=than, higher=False, **unit))
 
 # %%
 claim = papers.verdict(
     "token_transforming",
     "A many-to-many matrix loses less than exclusive merging, and that less than pruning, without training.",
     measures,
-    against="166, 108 and 70 tokens left in layers 2, 4 and 6; the vit of the house, not trained again",
+    against="as named; 166, 108, 70 tokens left in layers 2, 4, 6 (60 % of FLOPs); the house's vit, not trained again",
     data="every 16th clothing photograph of the test set (24)",
 )
 assert claim.outcome == "holds in part" or not there
 
 # %% [markdown]
-# The paper's method may differ from our reading where it counts: its scores, its similarity or its layers could make
-# sharing pay. What the verdict says is about the matrix as built above.
+# Against ToMe it holds for a mild cut and not for a hard one. The right answers are as many as with all tokens, but a
+# photograph is 4 points here. The paper's method may differ from our reading where it counts: its scores, its
+# similarity or its layers could make sharing pay. What the verdict says is about the matrix as built above.
 #
 # ## Where it breaks: anchors in a crowd, and many small steps
 #
-# In layer 3 the attention of CLS gathers in one place, and whole regions have no anchor of their kind: what is there
-# must go into something foreign. Here 64 tokens are left after layer 3 alone:
+# Here 64 tokens are left after layer 3 alone:
 
 # %%
 run = resume(vit, images, layer=3)
 alone = {name: measure(once(3, 64, way))[0] for name, way in ways.items()}
-viz.show(viz.bars(alone, "Anchors by attention fail in layer 3", "CLS moved (% of its length)"))
+assert alone["ours: Token Transforming"] > alone["baseline: ToMe"] or not there
+viz.show(viz.bars(alone, "In layer 3 anchors by attention lose to ToMe", "CLS moved (% of its length)"))
 
 # %%
 mask = torch.zeros(256, dtype=torch.bool)
 mask[highest(seen[3].attention[:, :, 0, 1:].mean(1), 64)[0]] = True
-assert alone["ours: Token Transforming"] > alone["baseline: ToMe"] or not there
 viz.show(viz.patches(images[15], 4, "The 64 anchors of layer 3", mask), photo=True)
 
 # %% [markdown]
-# And where every layer takes a few tokens away, ToMe picks the few best pairs, while here those with the least
-# attention must go, like anything or not. 64 tokens left in the end:
+# In this picture many anchors lie at the bottom. Over all photographs: where do the anchors lie, and how like its
+# nearest anchor is a token that is none? For comparison, 64 random anchors.
+
 
 # %%
-gradual = even(256, 64, layers=8)
-small = {}
+def nearness(keys, anchors):
+    unit = F.normalize(keys.mean(1), dim=-1)
+    nearest = (Reduction.keep(anchors, 256).apply(unit) @ unit.mT).amax(1)
+    return nearest[torch.ones_like(nearest, dtype=torch.bool).scatter(1, anchors, False)].mean()
+
+
+every, near = [], {}
+vit(images, every.append)
+for layer in (2, 3):
+    by_score = highest(every[layer].attention[:, :, 0, 1:].mean(1), 64)
+    by_lot = random_drop(torch.zeros(len(images), 256, 1), 64).order
+    low = (by_score // 16 >= 11).float().mean()
+    near[layer] = [nearness(every[layer].keys[:, :, 1:], chosen) for chosen in (by_score, by_lot)]
+    print(f"layer {layer}: {low:.0%} of the anchors in the lowest 5 of 16 rows; cosine to the nearest", end=" ")
+    print(f"{near[layer][0]:.2f}, to random ones {near[layer][1]:.2f}")
+
+# %% [markdown]
+# So in both layers a token's nearest anchor is less like it than a random one would be, and in layer 3 still less: what
+# CLS looks at is not what stands for the others.
+#
+# And where every layer takes a few tokens away, ToMe picks the few best pairs, while here those with the least
+# attention must go, whether an anchor is like them or not. 64 tokens left in the end:
+
+# %%
+assert near[3][0] < near[2][0] < min(near[2][1], near[3][1]) or not there
+gradual, small = even(256, 64, layers=8), {}
 for name in ("ours: Token Transforming", "baseline: ToMe"):
     cls = vit(images, spread(gradual, ways[name]))
     small[name] = 100 * float(((cls - full).norm(dim=-1) / full.norm(dim=-1)).mean())
-    print(f"{name}: CLS moved by {small[name]:.1f} %")
+    print(f"{name.split(': ')[-1]}: CLS moved by {small[name]:.1f} %")
 assert small["ours: Token Transforming"] > small["baseline: ToMe"] or not there
 
 # %% [markdown]
