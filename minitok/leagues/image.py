@@ -20,8 +20,8 @@ HOW = (
     "All 372 test photographs of clothes, 64 x 64; a token is 12 bits. PSNR, SSIM and Frechet distance (of vit's CLS "
     "features) stand in the models' cards, measured by one function for all. Principal components are those of the "
     "3,068 training photographs, in as many bits; `thumbnails` are 8 x 8 codes of the 2D tokenizer for a photograph "
-    "made smaller; WebP files have as many bytes. `flextok` draws in 20 steps, one picture for each photograph. Decoding "
-    "is CPU time a picture, of eight at once in one thread."
+    "made smaller; WebP files have as many bytes. `flextok` draws in 20 steps, one picture for each photograph. "
+    "Decoding is CPU time a picture, of eight at once in one thread."
 )
 SCORES = {"PSNR": "dB", "SSIM": "", "Frechet": "", "decoding": "ms"}
 FIGURES = {"PSNR": "PSNR from {} (dB)", "SSIM": "SSIM from {}", "Frechet": "Frechet distance from {}"}
