@@ -1,7 +1,6 @@
 """The league of chapter 4: one tokenizer, 256 codes a photograph, every order in which they may be drawn."""
 
 import pathlib
-import time
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from minitok.house import Options
 from minitok.house._common import in_chunks
 from minitok.house.image_gpt import bits_per_code
 from minitok.house.vit import cls_features
-from minitok.leagues._common import kept
+from minitok.leagues._common import cpu_seconds, kept, photograph_features
 from minitok.leagues._neighbours import Neighbours, levels
 from minitok.metrics import accuracy, flops, frechet_distance
 from minitok.nn import Cache
@@ -72,14 +71,8 @@ def methods() -> dict[str, tuple[Any, float]]:
 
 def seconds(model: Any, b: int, guidance: float) -> float:
     """CPU time a picture of a batch, in one thread: the least of three runs."""
-    threads, taken, labels = torch.get_num_threads(), [], torch.arange(b) % model.classes
-    torch.set_num_threads(1)
-    for seed in range(3):
-        start = time.process_time()
-        generate(model, labels, guidance=guidance, seed=seed)
-        taken.append((time.process_time() - start) / b)
-    torch.set_num_threads(threads)
-    return min(taken)
+    labels = torch.arange(b) % model.classes
+    return cpu_seconds(lambda seed: generate(model, labels, guidance=guidance, seed=seed)) / b
 
 
 def cost(model: Any, guidance: float) -> dict[str, int | float]:
@@ -103,11 +96,10 @@ def slant(codes: Int[Tensor, "b 256"]) -> float:
 
 def judged(sets: list[Tensor], labels: Tensor | None = None) -> dict[str, float]:
     """What sets of pictures are worth to `vit`: how far from the test photographs they are, and of which class."""
-    real, vit = cls_features(clothing.load("test").images), house.load("vit")
-    distances = [frechet_distance(cls_features(pictures), real) for pictures in sets]
+    distances = [frechet_distance(cls_features(pictures), photograph_features()) for pictures in sets]
     found = {"Frechet": sum(distances) / len(sets), "spread": max(distances) - min(distances)}
     if labels is not None:
-        found["right"] = 100 * accuracy(in_chunks(vit, torch.cat(sets)), labels.repeat(len(sets)))
+        found["right"] = 100 * accuracy(in_chunks(house.load("vit"), torch.cat(sets)), labels.repeat(len(sets)))
     return found
 
 

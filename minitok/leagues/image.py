@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-import time
 from typing import Any
 
 import torch
@@ -12,8 +11,8 @@ from minitok import house
 from minitok.data import clothing
 from minitok.house import Options
 from minitok.house._one_d import lengths
-from minitok.image._common import Tokens
-from minitok.leagues._common import kept
+from minitok.house.flextok import GUIDANCE
+from minitok.leagues._common import cpu_seconds, kept
 
 TITLE = "What is left of a photograph from the first k of 64 tokens"
 HOW = (
@@ -33,6 +32,8 @@ SOURCES = {
     "flextok, guidance 2": ("flextok", "{k} tokens", " with guidance"),
     "principal components": ("one_d_piece", "principal components in the bits of {k} tokens", ""),
 }
+# The settings of those that are timed.
+DECODERS = {"titok": {}, "one_d_piece": {}, "flextok": {}, "flextok, guidance 2": {"guidance": GUIDANCE}}
 WHOLE = {"thumbnails": ("titok", "8x8 codes of thumbnails", ""), "WebP": ("titok", "WEBP", "")}
 
 
@@ -46,15 +47,9 @@ def figures(source: tuple[str, str, str], k: int) -> dict[str, float]:
 @torch.no_grad()
 def milliseconds(name: str, k: int, **settings: float | int) -> float:
     """CPU time in which a model paints one of eight pictures from k tokens: the least of three runs."""
-    model, images, threads, taken = house.load(name), clothing.load("test").images[:8], torch.get_num_threads(), []
-    codes = model.encode(images).codes
-    torch.set_num_threads(1)
-    for _ in range(3):
-        start = time.process_time()
-        model.decode(Tokens(codes, (codes.shape[1],))[:k], **settings)
-        taken.append(1000 * (time.process_time() - start) / len(images))
-    torch.set_num_threads(threads)
-    return min(taken)
+    model, images = house.load(name), clothing.load("test").images[:8]
+    tokens = model.encode(images)[:k]
+    return 1000 * cpu_seconds(lambda _: model.decode(tokens, **settings)) / len(images)
 
 
 def measure(folder: pathlib.Path, options: Options) -> list[dict[str, Any]]:
@@ -64,9 +59,8 @@ def measure(folder: pathlib.Path, options: Options) -> list[dict[str, Any]]:
         found = []
         for method, source in (SOURCES | (WHOLE if k == 64 else {})).items():
             row = {"tokens": k, "bytes": 1.5 * k, "method": method, **figures(source, k)}
-            if method in ("titok", "one_d_piece", "flextok") or "guidance" in method:
-                settings = {"guidance": 2.0} if "guidance" in method else {}
-                job = functools.partial(milliseconds, source[0], k, **settings)
+            if method in DECODERS:
+                job = functools.partial(milliseconds, source[0], k, **DECODERS[method])
                 row["decoding"] = kept(folder, f"{method}-{k}", job)
             found.append(row)
         rows += sorted(found, key=lambda row: -row["PSNR"])

@@ -68,6 +68,7 @@ class Setting(NamedTuple):
         return f"{self.data}-{self.name}{weights}-{self.steps}-{end}"
 
 
+@functools.lru_cache(maxsize=1)
 def sets(data: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Images to learn from, to choose the learning rate by, and to test on."""
     if data == "digits":
@@ -110,11 +111,13 @@ def statistics(model: Bottleneck, images: Tensor) -> dict[str, float]:
 
 def chosen(name: str, data: str, device: torch.device, folder: pathlib.Path, steps: int) -> Setting:
     """The weights and the learning rate that rebuild held images best."""
-    learnt, held, _ = sets(data, device)
 
     def score(setting: Setting) -> float:
-        key = setting.key(f"lr={setting.lr:g}")
-        return kept(folder, key, lambda: quality(trained(setting, learnt, 0), held))
+        def job() -> float:
+            learnt, held, _ = sets(data, device)
+            return quality(trained(setting, learnt, 0), held)
+
+        return kept(folder, setting.key(f"lr={setting.lr:g}"), job)
 
     tried = itertools.product(WEIGHTS.get(name, ({},)), RATES)
     return max((Setting(data, name, steps, *how) for how in tried), key=score)
@@ -122,9 +125,9 @@ def chosen(name: str, data: str, device: torch.device, folder: pathlib.Path, ste
 
 def final(setting: Setting, seed: int, device: torch.device, folder: pathlib.Path) -> dict[str, float]:
     """The figures on test images of one training."""
-    learnt, _, test = sets(setting.data, device)
 
     def job() -> dict[str, float]:
+        learnt, _, test = sets(setting.data, device)
         model = trained(setting, learnt, seed)
         found = {"PSNR": quality(model, test)}
         return found | statistics(model, test) if setting.name in QUANTIZERS else found

@@ -11,10 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minitok import house
-from minitok.data import clothing
 from minitok.house import Options, smollm2
 from minitok.house.vit import cls_features
-from minitok.leagues._common import kept
+from minitok.leagues._common import kept, photograph_features
 from minitok.metrics import accuracy, frechet_distance
 from minitok.speculate import _tree, gsd, lantern, speculative
 from minitok.speculate._common import Accept, Cached, Decoded, decode, drafter
@@ -102,7 +101,7 @@ def quality(codes: Tensor) -> dict[str, float]:
         expected = -(logarithms.exp() * logarithms).sum(-1)
         bits.append((-logarithms.gather(-1, part[..., None])[..., 0] - expected) / torch.tensor(2.0).log())
     return {
-        "Frechet distance": frechet_distance(cls_features(pictures), cls_features(clothing.load("test").images)),
+        "Frechet distance": frechet_distance(cls_features(pictures), photograph_features()),
         "right": 100 * accuracy(house.load("vit")(pictures), labels),
         "surprise": float(torch.cat(bits).mean()),
     }

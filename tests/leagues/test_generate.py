@@ -99,6 +99,7 @@ def few(monkeypatch):
     monkeypatch.setattr(league.clothing, "load", lambda split: photographs)
     monkeypatch.setattr(league, "methods", lambda: {"raster": (model, 1.0), "raster, guidance 2": (model, 2.0)})
     monkeypatch.setattr(league, "cls_features", lambda images: images[:, 0, ::16, ::16].flatten(1))
+    monkeypatch.setattr(league, "photograph_features", lambda: league.cls_features(photographs.images))
     monkeypatch.setattr(league, "cost", lambda model, guidance: {"calls": 256, "GFLOP": guidance})
 
 

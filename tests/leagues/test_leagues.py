@@ -1,9 +1,11 @@
 import json
+import time
 
 import pytest
+import torch
 
 from minitok import cli, files, house, leagues
-from minitok.leagues._common import kept
+from minitok.leagues._common import cpu_seconds, kept
 
 
 class Small:
@@ -83,3 +85,11 @@ def test_a_shipped_league_is_that_of_its_module(name):
     assert facts["rows"]
     assert {"by", "device", "torch"} <= facts["made"].keys()
     assert all(set(row) & set(module.SCORES) for row in facts["rows"])
+
+
+def test_cpu_time_is_the_least_of_three_runs_in_one_thread(monkeypatch):
+    runs, clock, threads = [], iter([0.0, 5.0, 10.0, 12.0, 20.0, 24.0]), torch.get_num_threads()
+    monkeypatch.setattr(time, "process_time", lambda: next(clock))
+    assert cpu_seconds(lambda run: runs.append((run, torch.get_num_threads()))) == 2.0
+    assert runs == [(0, 1), (1, 1), (2, 1)]
+    assert torch.get_num_threads() == threads

@@ -206,7 +206,6 @@ control
 
 # %%
 torch.manual_seed(0)
-groups = {}
 print("             z               codes       bits  loss  learnt numbers")
 for name, make in league.QUANTIZERS.items():
     quantizer = make()
@@ -215,7 +214,6 @@ for name, make in league.QUANTIZERS.items():
     values, same, loss = quantizer(some)
     torch.testing.assert_close(quantizer.decode(codes), values)
     assert torch.equal(codes, same)
-    groups[name] = codes.shape[-1]
     (gradient,) = torch.autograd.grad(values.sum(), some)
     assert gradient.min() > 0 if name == "fsq" else torch.equal(gradient, torch.ones_like(gradient))
     shapes = f"{tuple(some.shape)!s:13}-> {tuple(codes.shape)}"

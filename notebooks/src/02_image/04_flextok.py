@@ -273,6 +273,7 @@ apart = {
 }
 single, other, both = apart.values()
 assert all(b > a for a, b in zip(single, both, strict=True))
+assert other[3] - single[3] > 1.2 > max(o - s for o, s in zip(other[:3], single[:3], strict=True)) or not there
 E = [float((draws[k] - photos).square().mean()) for k in lengths]
 D = [float(draws[k].diff(dim=0).square().mean()) for k in lengths]
 price = [10 * log10(e / (e - d / 2)) for e, d in zip(E, D, strict=True)]
