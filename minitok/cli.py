@@ -7,7 +7,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from minitok import execution, files
+from minitok import files
+from minitok.course import execution
 
 PROBLEMS = (ValueError, ConnectionError, PermissionError, FileNotFoundError, ImportError, execution.CellError)
 
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tour(given: argparse.Namespace) -> None:
-    from minitok.tour import tour
+    from minitok.course.tour import tour
 
     print(f"the tour is written to {tour(given.picture, given.out)}")
 
@@ -136,13 +137,13 @@ def _train(given: argparse.Namespace) -> None:
 
 
 def _bench(given: argparse.Namespace) -> None:
-    from minitok import bench
+    from minitok.course import bench
 
     if given.kernels:
-        from minitok import fast_paths
+        from minitok.course import kernels
 
-        figures = fast_paths.measure()
-        print(fast_paths.table(figures))
+        figures = kernels.measure()
+        print(kernels.table(figures))
     else:
         figures = bench.measure(given.names, given.device)
         print(bench.table(figures))
@@ -151,13 +152,13 @@ def _bench(given: argparse.Namespace) -> None:
 
 
 def _league(given: argparse.Namespace) -> None:
-    from minitok import house, leagues
+    from minitok import house, stages
 
     options = house.Options(steps=given.steps, device=given.device)
-    facts = leagues.compute(
+    facts = stages.compute(
         given.name, given.folder or pathlib.Path("runs", f"league-{given.name}"), options, given.ship
     )
-    print(f"{facts['title']}\n\n{leagues.table(facts)}")
+    print(f"{facts['title']}\n\n{stages.table(facts)}")
 
 
 def _data(given: argparse.Namespace) -> None:
@@ -173,7 +174,7 @@ def _data(given: argparse.Namespace) -> None:
 
 
 def _notebooks(given: argparse.Namespace) -> int:
-    from minitok import lessons
+    from minitok.course import lessons
 
     return 1 if lessons.build_all(given.paths) else 0
 

@@ -1,6 +1,9 @@
 """Where a model is trained: one device, or several by Lightning Fabric, and in which precision."""
 
 import os
+import statistics
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -55,3 +58,17 @@ def faster(runner: Any, where: torch.device, compile: bool) -> tuple[Any, Abstra
 def interpreted() -> bool:
     """Whether Triton was asked to run its kernels in Python, without a GPU: `TRITON_INTERPRET=1`."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def median_seconds(call: Callable[[], Any], device: torch.device, seconds: float) -> float:
+    """The median time of a call, repeated for `seconds` and at least three times after one to warm up."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    taken: list[float] = []
+    call()
+    while len(taken) < 3 or sum(taken) < seconds:
+        wait()
+        start = time.perf_counter()
+        call()
+        wait()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from minitok import files
-from minitok.registry import Chapter, Paper, chapter, chapters, get, places, rows, source_hash
-from minitok.registry import status_of as status
-from minitok.verdicts import Measure, Verdict, aligned, better, exact, recorded_verdict, shown, verdict
+from minitok.course.registry import Chapter, Paper, chapter, chapters, get, places, rows, source_hash
+from minitok.course.registry import status_of as status
+from minitok.course.verdicts import Measure, Verdict, better, exact, recorded_verdict, verdict
+from minitok.viz.tables import aligned, shown
 
 __all__ = [
     "Chapter",

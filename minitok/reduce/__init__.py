@@ -1,1 +1,13 @@
 """Chapter 6: fewer tokens inside a trained model."""
+
+from minitok.reduce._common import Blended, Kept, Merged, Reduction, cost, even, highest, offered, once, resume, spread
+from minitok.reduce.divprune import divprune
+from minitok.reduce.fopru import fopru
+from minitok.reduce.pitome import falling, pitome
+from minitok.reduce.random_drop import random_drop
+from minitok.reduce.token_transforming import token_transforming
+from minitok.reduce.tome import tome
+
+__all__ = ["Blended", "Kept", "Merged", "Reduction"]
+__all__ += ["cost", "even", "falling", "highest", "offered", "once", "resume", "spread"]
+__all__ += ["divprune", "fopru", "pitome", "random_drop", "token_transforming", "tome"]

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minitok.devices import interpreted
-from minitok.reduce import divprune
+from minitok.reduce.divprune import most_apart
 
 __all__ = ["max_min"]
 
@@ -43,7 +43,7 @@ def max_min(distance: Float[Tensor, "b n n"], k: int) -> Int[Tensor, "b k"]:
     """
     if distance.shape[-1] > 16_384:
         raise ValueError(f"distance has n={distance.shape[-1]} tokens, expected at most 16384: a row is in registers")
-    first = divprune.most_apart(distance, k)
+    first = most_apart(distance, k)
     b, n, _ = distance.shape
     if distance.dtype == torch.float64:
         raise ValueError("distance of type torch.float64 came, expected float32 or half precision")

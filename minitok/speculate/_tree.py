@@ -115,7 +115,7 @@ class TreeCached(Cached):
         self.held = torch.cat([held, tree.tokens[path - 1]])
 
 
-def decode(
+def decode_tree(
     target: Callable[[Tensor, Tree], Tensor],
     drafter: Drafter,
     context: Int[Tensor, "c"],

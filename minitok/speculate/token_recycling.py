@@ -99,7 +99,7 @@ def recycle(matrix: Int[Tensor, "v k"], tokens: Int[Tensor, "n"], logits: Float[
 
 
 class TokenRecycling:
-    """A drafter for `_tree.decode` that keeps the matrix from call to call and from text to text."""
+    """A drafter for `decode_tree` that keeps the matrix from call to call and from text to text."""
 
     def __init__(self, v: int, k: int = 8, children: Sequence[int] = CHILDREN) -> None:
         """For v tokens; `children` is the tree's shape (`template`), of which no node may have more than k children."""

@@ -11,14 +11,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "minitok"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 CODE = [ROOT / "do.py", *MODULES, *sorted((ROOT / "tests").rglob("*.py"))]
-TOP = {"__main__", "bench", "cli", "fast_paths", "lesson_rules", "lessons", "tour"}
-FOLDERS = {"data": "root", "house": "house", "leagues": "top"}
-MAY_IMPORT = {
-    "root": {"root"},
-    "chapter": {"root"},
-    "house": {"root", "chapter", "house"},
-    "top": {"root", "chapter", "house", "top"},
-}
+FACES = {"__main__", "cli", "papers"}  # they lie at the root and stand on the floor of the course
+FLOORS = ("root", "data", "chapter", "house", "stages", "course")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -45,20 +39,25 @@ def imports(path: pathlib.Path) -> Iterator[tuple[str, ...]]:
         yield from (tuple(name.split(".")[1:]) for name in names if name.startswith("minitok."))
 
 
-def layer(part: str, package: pathlib.Path) -> str:
-    if part in TOP:
-        return "top"
-    return FOLDERS.get(part, "chapter") if (package / part).is_dir() else "root"
+def floor(part: str, package: pathlib.Path) -> str:
+    """The floor on which a file or a folder of the package stands: it may import what stands on it or below."""
+    if part in FACES:
+        return "course"
+    if part == "viz" or not (package / part).is_dir():
+        return "root"
+    return part if part in FLOORS else "chapter"
 
 
 def wrong_imports(path: pathlib.Path, package: pathlib.Path) -> list[str]:
     part = path.relative_to(package).with_suffix("").parts[0]
-    own = layer(part, package)
-    return [
-        ".".join(parts)
-        for parts in imports(path)
-        if layer(parts[0], package) not in MAY_IMPORT[own] and not (own == "chapter" and parts[0] in (part, "quantize"))
-    ]
+    own = floor(part, package)
+
+    def allowed(other: str) -> bool:
+        if own == floor(other, package) == "chapter":
+            return other in (part, "quantize")
+        return FLOORS.index(floor(other, package)) <= FLOORS.index(own)
+
+    return [".".join(parts) for parts in imports(path) if not allowed(parts[0])]
 
 
 def fingerprint(function: Function) -> str | None:
@@ -114,25 +113,20 @@ def test_imports_go_one_way() -> None:
     [
         ("nn.py", "from minitok import files, house", ["house"]),
         ("nn.py", "def f():\n    from minitok.image import titok", ["image.titok"]),
-        ("nn.py", "import minitok.cli", ["cli"]),
-        ("data/mnist.py", "from minitok.image.titok import encode", ["image.titok.encode"]),
-        (
-            "image/titok.py",
-            "from minitok.image import _common\nfrom minitok.quantize import fsq\nimport torch",
-            [],
-        ),
-        (
-            "image/titok.py",
-            "from minitok.reduce import tome\nfrom minitok.data import mnist",
-            ["reduce.tome"],
-        ),
+        ("nn.py", "import minitok.cli\nfrom minitok.data import mnist", ["cli", "data.mnist"]),
+        ("viz/live.py", "from minitok.course import lessons\nfrom minitok import nn", ["course.lessons"]),
+        ("data/mnist.py", "from minitok.image.titok import encode\nfrom minitok import nn", ["image.titok.encode"]),
+        ("image/titok.py", "from minitok.image import _common\nfrom minitok.quantize import fsq\nimport torch", []),
+        ("image/titok.py", "from minitok.reduce import tome\nfrom minitok.data import mnist", ["reduce.tome"]),
         ("image/titok.py", "from minitok import house", ["house"]),
-        ("house/vit.py", "from minitok.image import titok\nfrom minitok import lessons", ["lessons"]),
-        ("bench.py", "from minitok import cli, house, nn\nfrom minitok.image import titok", []),
+        ("house/vit.py", "from minitok.image import titok\nfrom minitok.stages import image", ["stages.image"]),
+        ("stages/image.py", "from minitok import house, papers\nfrom minitok.image import titok", ["papers"]),
+        ("course/bench.py", "from minitok import cli, house, nn\nfrom minitok.stages import image", []),
+        ("papers.py", "from minitok.course import registry", []),
     ],
 )
 def test_a_wrong_import_is_found(importer: str, text: str, wrong: list[str], tmp_path: pathlib.Path) -> None:
-    for folder in ("data", "house", "image", "quantize", "reduce"):
+    for folder in ("course", "data", "house", "image", "quantize", "reduce", "stages", "viz"):
         (tmp_path / folder).mkdir()
     (tmp_path / importer).write_text(text)
     assert wrong_imports(tmp_path / importer, tmp_path) == wrong

@@ -8,8 +8,9 @@ import subprocess
 
 import pytest
 
-from minitok import files, lessons, papers
-from minitok.lesson_rules import problems
+from minitok import files, papers
+from minitok.course import lessons
+from minitok.course.rules import problems
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").glob("*/*.ipynb") if path.parent.name != "src")

@@ -6,7 +6,7 @@ from torch import nn
 
 from minitok.nn import Shape, Transformer
 from minitok.speculate import _tree
-from minitok.speculate._tree import Tree, TreeCached, ancestors, decode, walk
+from minitok.speculate._tree import Tree, TreeCached, ancestors, decode_tree, walk
 from minitok.speculate.token_recycling import CHILDREN, TokenRecycling, fill, recycle, template
 
 
@@ -78,7 +78,7 @@ def test_two_calls_by_hand():
     # After 0 the target wants 1, after 1: 2, after 2: 3, after 3: 0, and then the next numbers.
     target, drafter = chain([1, 2, 3, 0]), TokenRecycling(4, k=2, children=(2, 1, 1, 1))
     seen = []
-    decoded = decode(
+    decoded = decode_tree(
         target, drafter, torch.tensor([0]), 6, watch=lambda c, tree, path: seen.append((paths(tree), path.tolist()))
     )
     assert decoded.tokens.tolist() == [1, 2, 3, 0, 1, 2]
@@ -88,7 +88,7 @@ def test_two_calls_by_hand():
     assert seen[4] == ([(), (1,), (2,)], [0, 1])
     assert (decoded.kept, decoded.drafted) == ((0, 0, 0, 0, 1), (0, 0, 0, 0, 2))
     assert drafter.matrix.tolist() == [[1, 2], [2, 3], [3, 0], [0, 1]]
-    again = decode(target, drafter, torch.tensor([0]), 6, watch=lambda c, tree, path: seen.append(paths(tree)))
+    again = decode_tree(target, drafter, torch.tensor([0]), 6, watch=lambda c, tree, path: seen.append(paths(tree)))
     assert seen[5] == [(), (1,), (2,), (1, 2), (2, 3), (1, 2, 3)]
     assert again.tokens.tolist() == decoded.tokens.tolist()
     assert again.kept == (3, 1)
@@ -203,9 +203,9 @@ def test_greedy_text_is_that_of_a_plain_loop_whatever_is_drafted(n, seed):
         "random": Anything(13, 12, seed),
         "again": (again := TokenRecycling(13)),
     }
-    decode(TreeCached(model).branch, again, torch.tensor([5]), 30)
+    decode_tree(TreeCached(model).branch, again, torch.tensor([5]), 30)
     for name, drafter in drafters.items():
-        decoded = decode(TreeCached(model).branch, drafter, context, n)
+        decoded = decode_tree(TreeCached(model).branch, drafter, context, n)
         assert decoded.tokens.tolist() == expected, name
         assert decoded.calls + sum(decoded.kept) == n
         assert all(kept <= drafted for kept, drafted in zip(decoded.kept, decoded.drafted, strict=True))
@@ -244,7 +244,7 @@ def test_sampled_texts_have_the_law_of_the_target(v, n, children, monkeypatch):
         monkeypatch.setattr(_tree, "pick", pick)
         drafter = TokenRecycling(v, k=2, children=children)
         recycle(drafter.matrix, torch.arange(v), torch.randn(v, v))
-        decoded = decode(target, drafter, torch.tensor([0]), n, temperature=1.0)
+        decoded = decode_tree(target, drafter, torch.tensor([0]), n, temperature=1.0)
         found[tuple(decoded.tokens.tolist())] += weight[0]
     for tokens, weight in found.items():
         assert weight == pytest.approx(law(tokens, logits_of), abs=1e-12)
@@ -257,7 +257,7 @@ def test_the_seed_decides_a_sampled_text_and_the_temperature_its_spread():
         generator = torch.Generator().manual_seed(seed)
         drafter = TokenRecycling(13)
         how = {"temperature": temperature, "generator": generator}
-        return decode(TreeCached(model).branch, drafter, context, 30, **how).tokens.tolist()
+        return decode_tree(TreeCached(model).branch, drafter, context, 30, **how).tokens.tolist()
 
     assert text(1, 0) == text(1, 0) != text(1, 1)
     assert text(1e-4, 0) == text(0, 1) == text(0, 2)
@@ -288,7 +288,7 @@ def test_rows_are_those_of_a_sorted_list(v, k, dtype):
 def test_nodes_that_were_not_kept_are_recycled_too():
     target, drafter = chain([1, 2, 0, 0]), TokenRecycling(4, k=2, children=(2,))
     recycle(drafter.matrix, torch.tensor([0]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
-    decode(target, drafter, torch.tensor([0]), 2)
+    decode_tree(target, drafter, torch.tensor([0]), 2)
     # 0 drafted 3 and 2, neither came true; both were read by the target, and so their rows are known now.
     assert drafter.matrix[2].tolist() == [0, 1]
     assert drafter.matrix[3].tolist() == [0, 1]
@@ -298,8 +298,8 @@ def test_the_matrix_holds_v_times_k_numbers_and_lasts():
     drafter, model, context = TokenRecycling(13, k=5, children=(5, 3, 1)), Model(), torch.tensor([3, 1, 4])
     assert drafter.matrix.shape == (13, 5)
     assert (drafter.matrix == -1).all()
-    first = decode(TreeCached(model).branch, drafter, context, 40)
-    again = decode(TreeCached(model).branch, drafter, context, 40)
+    first = decode_tree(TreeCached(model).branch, drafter, context, 40)
+    again = decode_tree(TreeCached(model).branch, drafter, context, 40)
     assert torch.equal(first.tokens, again.tokens)
     assert again.calls < first.calls < 40
 
@@ -320,10 +320,13 @@ def test_the_matrix_holds_v_times_k_numbers_and_lasts():
         (lambda: recycle(torch.zeros(4, 2).long(), torch.tensor([1]), torch.zeros(1, 5)), r"expected \(1, 4\)"),
         (lambda: recycle(torch.zeros(4, 2).long(), torch.tensor([4]), torch.zeros(1, 4)), "tokens from 4 to 4 came"),
         (lambda: ancestors(torch.tensor([0, 2])), r"parents\[1\]=2 came, expected 0 to 1"),
-        (lambda: decode(chain([0]), Anything(1, 1), torch.tensor([0]), -1), "n=-1 and a context of 1 tokens"),
-        (lambda: decode(chain([0]), Anything(1, 1), torch.zeros(0).long(), 3), "a context of 0 tokens"),
-        (lambda: decode(chain([0]), Anything(1, 1), torch.tensor([0]), 3, temperature=-1), "temperature=-1 came"),
-        (lambda: decode(chain([0]), Deep(), torch.tensor([0]), 2), "deeper than 1 levels, and only 2 tokens are left"),
+        (lambda: decode_tree(chain([0]), Anything(1, 1), torch.tensor([0]), -1), "n=-1 and a context of 1 tokens"),
+        (lambda: decode_tree(chain([0]), Anything(1, 1), torch.zeros(0).long(), 3), "a context of 0 tokens"),
+        (lambda: decode_tree(chain([0]), Anything(1, 1), torch.tensor([0]), 3, temperature=-1), "temperature=-1 came"),
+        (
+            lambda: decode_tree(chain([0]), Deep(), torch.tensor([0]), 2),
+            "deeper than 1 levels, and only 2 tokens are left",
+        ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

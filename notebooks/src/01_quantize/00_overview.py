@@ -14,10 +14,11 @@ import textwrap
 import torch
 from matplotlib.figure import Figure
 
-from minitok import fast_paths, files, house, leagues, papers, viz
+from minitok import files, house, papers, stages, viz
+from minitok.course import kernels
 from minitok.data import photographs
-from minitok.leagues import quantize as league
 from minitok.metrics import entropy_bits, parameters
+from minitok.stages import quantize as league
 
 # %% [markdown]
 # ## The problem: real numbers have no alphabet
@@ -231,7 +232,7 @@ for name, make in league.QUANTIZERS.items():
 # vector's codes together; a coder that writes group by group pays the last number.
 
 # %%
-facts = leagues.load("quantize")
+facts = stages.load("quantize")
 rates = {row["method"]: row["learning rate"] for row in facts["rows"] if row["data"] == "digits"}
 learnt, _, test = league.sets("digits", torch.device("cpu"))
 tried = {"rvq": {}, "fsq": {}, "lfq": league.BINARY[0], "lfq, lighter": league.BINARY[1]}
@@ -270,7 +271,7 @@ assert {row["bits"] for row in facts["rows"] if row["method"] in league.QUANTIZE
 scores = {name: unit for name, unit in facts["scores"].items() if name != "bits"}
 plain = [{key: value for key, value in row.items() if key != "weights"} for row in facts["rows"]]  # more on them below
 for data in league.DATA:
-    print(data, leagues.table(facts | {"scores": scores, "rows": plain}, data=data), sep="\n", end="\n\n")
+    print(data, stages.table(facts | {"scores": scores, "rows": plain}, data=data), sep="\n", end="\n\n")
 print("device:", facts["made"]["device"])
 
 # %% [markdown]
@@ -403,7 +404,7 @@ assert not chosen_there.holds
 # find the smallest of each row.
 
 # %%
-sizes = {name: given.default for name, given in inspect.signature(fast_paths.nearest).parameters.items()}
+sizes = {name: given.default for name, given in inspect.signature(kernels.nearest).parameters.items()}
 n, K, d = (sizes[name] for name in "nKd")
 print(f"{n:,} vectors, {K:,} codes: a table of {4 * n * K / 1e9:.0f} GB; vectors, codebook and codes:", end=" ")
 print(f"{(4 * (n + K) * d + 8 * n) / 1e9:.2f} GB")

@@ -14,11 +14,11 @@ import textwrap
 import torch
 import torch.nn.functional as F
 
-from minitok import house, leagues, papers, viz
+from minitok import house, papers, stages, viz
 from minitok.data import clothing, photographs
-from minitok.house._one_d import through_thumbnails
-from minitok.image._common import Tokens
+from minitok.image import Tokens
 from minitok.metrics import psnr
+from minitok.stages.image import through_thumbnails
 
 # %% [markdown]
 # ## The problem: a grid
@@ -141,10 +141,10 @@ control
 #   belongs to which photograph.
 
 # %%
-facts = leagues.load("image")
+facts = stages.load("image")
 print(textwrap.fill(f"{facts['how']} Made by `{facts['made']['by']}`.", 110), end="\n\n")
 some = [row for row in facts["rows"] if row["tokens"] in (1, 8, 64)]
-print(leagues.table(facts | {"rows": some}))
+print(stages.table(facts | {"rows": some}))
 
 # %% [markdown]
 # Two rivals need no network. **Principal components** are the directions in which the training photographs differ most;

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 from minitok import codecs, house, papers, viz
 from minitok.data import clothing, photographs
-from minitok.house._one_d import through_thumbnails
-from minitok.image._common import Tokens, unpatch
+from minitok.image import Tokens, unpatch
 from minitok.metrics import psnr
+from minitok.stages.image import through_thumbnails
 
 # %% [markdown]
 # ## The problem: a grid spends the same everywhere

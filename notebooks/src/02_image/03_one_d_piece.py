@@ -16,10 +16,10 @@ import torch
 
 from minitok import codecs, house, papers, viz
 from minitok.data import clothing, photographs
-from minitok.house._one_d import linear_code, principal_components, rebuilt
-from minitok.image._common import Tokens
+from minitok.image import Tokens
 from minitok.image.one_d_piece import without_tail
 from minitok.metrics import psnr
+from minitok.stages.image import linear_code, principal_components, rebuilt
 
 # %% [markdown]
 # ## The problem: one length for all

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from minitok import house, papers, viz
 from minitok.data import clothing, photographs
-from minitok.image._common import Tokens
+from minitok.image import Tokens
 from minitok.image.flextok import blocks, draw_kept, guide, nested_dropout
 from minitok.metrics import psnr
 

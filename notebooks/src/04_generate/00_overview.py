@@ -13,13 +13,13 @@ import textwrap
 
 import torch
 
-from minitok import house, leagues, viz
+from minitok import house, stages, viz
 from minitok.data import clothing, photographs
-from minitok.generate._common import generate
+from minitok.generate import generate
 from minitok.house.image_gpt import bits_per_code
-from minitok.leagues.generate import Several
 from minitok.metrics import accuracy
 from minitok.nn import Cache
+from minitok.stages.generate import Several
 
 # %% [markdown]
 # ## The problem
@@ -160,11 +160,11 @@ viz.show(viz.images(torch.cat(rows), names, columns=6, height=0.96, title=title)
 # A command draws hundreds of pictures with every method and judges them alike:
 
 # %%
-facts = leagues.load("generate")
+facts = stages.load("generate")
 print(textwrap.fill(f"{facts['how']} Made by `{facts['made']['by']}`.", 110))
 
 # %%
-print(leagues.table(facts))
+print(stages.table(facts))
 
 # %% [markdown]
 # How to read it. `bits` says whether a method knows what is likely; not knowing anything costs 12, and to be sure of

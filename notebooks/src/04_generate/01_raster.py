@@ -13,14 +13,14 @@
 import torch
 import torch.nn.functional as F
 
-from minitok import house, leagues, papers, viz
+from minitok import house, papers, stages, viz
 from minitok.data import clothing, photographs
-from minitok.generate._common import generate
+from minitok.generate import generate
 from minitok.generate.raster import ImageGPT
 from minitok.house.image_gpt import bits_per_code
-from minitok.leagues._neighbours import Neighbours
 from minitok.metrics import flops
 from minitok.nn import Cache, Shape
+from minitok.stages.neighbours import Neighbours
 
 # %% [markdown]
 # ## The problem: codes that do not know of each other
@@ -233,7 +233,7 @@ viz.show(viz.bars(bits, "The past says much more than two neighbours do", "bits 
 # same, tests on all 372, and has 744 pictures drawn by each, twice ([the overview](00_overview.ipynb) tells how).
 
 # %%
-table = {row["method"]: row for row in leagues.load("generate")["rows"]}
+table = {row["method"]: row for row in stages.load("generate")["rows"]}
 for name in ("unigram", "neighbours", "raster"):
     row = table[name]
     print(f"{name:10} {row['bits']:5.2f} bits a code, Frechet distance {row['Frechet']:5.1f}")

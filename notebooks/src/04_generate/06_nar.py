@@ -15,13 +15,13 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from minitok import house, leagues, papers, viz
+from minitok import house, papers, stages, viz
 from minitok.data import clothing, photographs
-from minitok.generate._common import generate
+from minitok.generate import generate
 from minitok.generate.nar import NAR, diagonals
 from minitok.generate.raster import ImageGPT
-from minitok.leagues.generate import Several
 from minitok.nn import Cache, Shape
+from minitok.stages.generate import Several
 
 # %% [markdown]
 # Both networks are the house's: `image_gpt` draws in raster order, `nar` by neighbours. They have the same width and
@@ -229,7 +229,7 @@ viz.animation(film, seconds=6, scale=3, alt="two pictures grow from their corner
 # `real` are other photographs of the same classes. Guidance (lesson 1) doubles the operations.
 
 # %%
-table = {entry["method"]: entry for entry in leagues.load("generate")["rows"]}
+table = {entry["method"]: entry for entry in stages.load("generate")["rows"]}
 names = ["raster", "raster, guidance 1.5", "raster, 8 codes a call", "nar", "nar, guidance 1.5"]
 for name in names:
     had = table[name]

@@ -14,13 +14,12 @@ from functools import partial
 
 import torch
 
-from minitok import house, leagues, metrics, papers, viz
+from minitok import house, metrics, papers, stages, viz
 from minitok.house import smollm2
 from minitok.house.sampling import sample
-from minitok.leagues.speculate import leniently
-from minitok.speculate import _tree, gsd, lantern, speculative
-from minitok.speculate._common import Accept, Cached, decode, drafter, pick
+from minitok.speculate import Accept, Cached, TreeCached, decode, decode_tree, drafter, gsd, lantern, pick, speculative
 from minitok.speculate.token_recycling import TokenRecycling, recycle
+from minitok.stages.speculate import leniently
 
 # %% [markdown]
 # ## The problem: a call for each token
@@ -164,7 +163,7 @@ judges["gullible"] = gullible
 #
 # **Token Recycling** does it for text. A matrix holds for each token what the model last thought of after it (as a
 # graph: which tokens are neighbours). It gives a *tree* of guesses, all judged in one call. Trees have a loop of their
-# own, `_tree.decode(target, drafter, context, n)`, that returns the same `Decoded`. The model is SmolLM2, which others
+# own, `decode_tree(target, drafter, context, n)`, that returns the same `Decoded`. The model is SmolLM2, which others
 # trained (the first run fetches its 93 MB); it writes greedily, always the likeliest token.
 
 # %%
@@ -173,7 +172,7 @@ prompt = torch.tensor(model.tokenizer.encode("for i in range(10):\n    print(i)\
 memory = TokenRecycling(len(model.tokenizer))
 with torch.no_grad():
     recycle(memory.matrix, prompt, model(prompt[None])[0])  # the prompt is read anyway
-text = _tree.decode(_tree.TreeCached(model).branch, memory, prompt, 8)
+text = decode_tree(TreeCached(model).branch, memory, prompt, 8)
 print(repr(model.tokenizer.decode(text.tokens.tolist())), "in", text.calls, "calls; guesses in each:", text.drafted)
 greedy = Cached(lambda new, cache: model(new, cache=cache), temperature=0)
 alone = decode(greedy, drafter(greedy), speculative.accept, prompt, 8, k=0)
@@ -232,11 +231,11 @@ control
 # Fifty pictures a row, computed once by `minitok league speculate`; k = 4 where a row does not say.
 
 # %%
-facts = leagues.load("speculate")
+facts = stages.load("speculate")
 print(textwrap.fill(facts["how"], 110), "\n")
 for work, without in (("pictures", ("exact",)), ("text", ("Frechet distance", "right", "surprise"))):
     scores = {name: unit for name, unit in facts["scores"].items() if name not in without}
-    print(leagues.table(facts | {"scores": scores}, work=work), "\n")
+    print(stages.table(facts | {"scores": scores}, work=work), "\n")
 
 # %% [markdown]
 # The **Frechet distance** compares two sets of pictures by mean and covariance of features, here those from which the

@@ -19,8 +19,7 @@ from minitok import house, papers, viz
 from minitok.attention import Cache
 from minitok.data.clothing import CLASSES
 from minitok.house.sampling import sample
-from minitok.speculate import speculative
-from minitok.speculate._common import Cached, decode, drafter
+from minitok.speculate import Cached, decode, drafter, speculative
 from minitok.speculate.speculative import accept, acceptance, induced, overlap, residual
 
 # %% [markdown]

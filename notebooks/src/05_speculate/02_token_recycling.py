@@ -20,7 +20,7 @@ from minitok import metrics, papers, viz
 from minitok.data import prose, source_code
 from minitok.house import smollm2
 from minitok.nn import Cache
-from minitok.speculate._tree import Tree, TreeCached, decode, walk
+from minitok.speculate import Tree, TreeCached, decode_tree, walk
 from minitok.speculate.token_recycling import CHILDREN, TokenRecycling, recycle, template
 
 # %% [markdown]
@@ -302,7 +302,7 @@ def write(prompt, n):
 # %%
 built, calls, built_matrix = write(prompt, 12)
 drafter = TokenRecycling(49152, k=8)
-decoded = decode(TreeCached(model).branch, drafter, prompt, 12)
+decoded = decode_tree(TreeCached(model).branch, drafter, prompt, 12)
 assert torch.equal(decoded.tokens, built)
 assert torch.equal(drafter.matrix, built_matrix)
 assert decoded.calls == calls
@@ -329,7 +329,7 @@ for name, prompt in prompts.items():
     with torch.no_grad():
         recycle(drafters[name].matrix, prompt, model(prompt[None])[0])
     target, keep = TreeCached(model).branch, lambda *call, to=log[name]: to.append(call)
-    runs[name] = decode(target, drafters[name], prompt, 24, watch=keep)
+    runs[name] = decode_tree(target, drafters[name], prompt, 24, watch=keep)
     with torch.no_grad():
         logits[name] = model(torch.cat([prompt, runs[name].tokens])[None])[0]
 
@@ -396,7 +396,7 @@ for name, prompt in prompts.items():
     for way, kind in ways.items():
         drafter = kind(49152)
         recycle(drafter.matrix, prompt, logits[name][: len(prompt)])
-        counted[way][name] = decode(answers_known(name), drafter, prompt, 24)
+        counted[way][name] = decode_tree(answers_known(name), drafter, prompt, 24)
         assert torch.equal(counted[way][name].tokens, runs[name].tokens)
 rate = {way: 24 * len(prompts) / sum(run.calls for run in made.values()) for way, made in counted.items()}
 ours, frozen, kept_only, lookup = rate.values()
@@ -421,7 +421,7 @@ for name, prompt in prompts.items():
         drafter = TokenRecycling(49152)
         if start != "empty":
             drafter.matrix.copy_(drafters[left[name]].matrix)
-        run = decode(TreeCached(model).branch, drafter, prompt, 12)
+        run = decode_tree(TreeCached(model).branch, drafter, prompt, 12)
         assert torch.equal(run.tokens, runs[name].tokens[:12])
         calls[start][name] = run.calls
     calls["has read this prompt"][name] = sum(len(context) < len(prompt) + 12 for context, *_ in log[name])

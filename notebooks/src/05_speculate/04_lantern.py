@@ -20,8 +20,7 @@ from minitok import house, papers, viz
 from minitok.data.clothing import CLASSES
 from minitok.house.sampling import sample
 from minitok.metrics import psnr
-from minitok.speculate import lantern, speculative
-from minitok.speculate._common import Cached, decode, drafter
+from minitok.speculate import Cached, decode, drafter, lantern, speculative
 from minitok.speculate.lantern import acceptance, borrowed, nearest, residual
 from minitok.speculate.speculative import induced, overlap
 

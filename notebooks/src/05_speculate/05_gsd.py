@@ -20,8 +20,7 @@ from minitok import house, papers, viz
 from minitok.data.clothing import CLASSES
 from minitok.house.sampling import sample
 from minitok.metrics import psnr
-from minitok.speculate import gsd, speculative
-from minitok.speculate._common import Cached, decode, drafter
+from minitok.speculate import Cached, decode, drafter, gsd, speculative
 from minitok.speculate.gsd import acceptance, acceptances, by_cluster
 from minitok.speculate.speculative import overlap
 

@@ -10,10 +10,10 @@ import inspect
 
 import torch
 
-from minitok import house, leagues, viz
+from minitok import house, stages, viz
 from minitok.data import clothing, photographs
 from minitok.metrics import accuracy
-from minitok.reduce._common import Reduction, once, resume
+from minitok.reduce import Reduction, once, resume
 from minitok.reduce.divprune import divprune
 from minitok.reduce.fopru import fopru
 from minitok.reduce.pitome import pitome
@@ -146,10 +146,10 @@ for name, percents in small.items():
 # fewer (0: the same answer).
 
 # %%
-facts = leagues.load("reduce")
+facts = stages.load("reduce")
 print(facts["how"], "\n")
-print(leagues.table(facts, where="none"), "\n")
-print(leagues.table(facts, where="once"))
+print(stages.table(facts, where="none"), "\n")
+print(stages.table(facts, where="once"))
 
 # %%
 rows = [row for row in facts["rows"] if row["where"] == "once"]
@@ -214,7 +214,7 @@ figure.legend(loc="outside lower right", ncols=2)
 viz.show(figure)
 
 # %%
-print(leagues.table(facts, where="spread"), "\n")
+print(stages.table(facts, where="spread"), "\n")
 print(f"at {at['spread', 'tome', 16]['cost']:.2f} (spread) and {at['once', 'tome', 32]['cost']:.2f} billion FLOPs:")
 for name in methods:
     spread, cut = at["spread", name, 16], at["once", name, 32]

@@ -18,7 +18,7 @@ import torch
 from minitok import house, papers, viz
 from minitok.data import clothing, photographs
 from minitok.metrics import accuracy
-from minitok.reduce._common import Reduction, cost, once, resume
+from minitok.reduce import Reduction, cost, once, resume
 from minitok.reduce.random_drop import random_drop
 
 # %% [markdown]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from minitok import house, papers, viz
 from minitok.data import clothing, photographs
 from minitok.metrics import accuracy
-from minitok.reduce._common import Reduction, cost, even, highest, once, resume, spread
+from minitok.reduce import Reduction, cost, even, highest, once, resume, spread
 from minitok.reduce.random_drop import random_drop
 from minitok.reduce.token_transforming import share_out, token_transforming
 from minitok.reduce.tome import tome

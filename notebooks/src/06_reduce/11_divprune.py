@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from minitok import house, papers, viz
 from minitok.data import clothing, photographs
 from minitok.metrics import accuracy, flops
-from minitok.reduce._common import Reduction, cost, highest, once, resume
+from minitok.reduce import Reduction, cost, highest, once, resume
 from minitok.reduce.divprune import distances, divprune, max_min
 from minitok.reduce.random_drop import random_drop
 

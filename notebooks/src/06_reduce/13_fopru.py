@@ -14,10 +14,10 @@
 import torch
 import torch.nn.functional as F
 
-from minitok import house, leagues, papers, viz
+from minitok import house, papers, stages, viz
 from minitok.data import clothing, mnist, photographs
 from minitok.metrics import accuracy
-from minitok.reduce._common import Reduction, cost, highest, once
+from minitok.reduce import Reduction, cost, highest, once
 from minitok.reduce.fopru import fopru, rows, significance
 from minitok.reduce.random_drop import random_drop
 
@@ -336,7 +336,7 @@ print(f"\nfrom 80 tokens by rows layer 6 reads {measured['row'][6]:.0f} %, layer
 # worse than lots for the class:
 
 # %%
-facts = leagues.load("reduce")["rows"]
+facts = stages.load("reduce")["rows"]
 at = {(row["method"], row["tokens"]): row for row in facts if row["where"] == "once"}
 for count in (128, 64, 32, 16, 8):
     told = [

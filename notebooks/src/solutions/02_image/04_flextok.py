@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from minitok import house
 from minitok.data import photographs
-from minitok.image._common import Tokens
+from minitok.image import Tokens
 from minitok.image.flextok import guide
 from minitok.metrics import psnr
 

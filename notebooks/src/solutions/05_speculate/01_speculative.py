@@ -4,7 +4,7 @@ import torch
 
 from minitok import house
 from minitok.house.sampling import sample
-from minitok.speculate._common import Cached, decode
+from minitok.speculate import Cached, decode
 from minitok.speculate.speculative import accept, improvement, induced, overlap, residual
 
 # In the notebook the codes are already there: `codes["image_draft"]`.

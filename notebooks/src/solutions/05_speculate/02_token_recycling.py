@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from minitok.speculate._tree import Tree
+from minitok.speculate import Tree
 
 
 def best_nodes(p, n):

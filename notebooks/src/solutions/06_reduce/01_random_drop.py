@@ -3,7 +3,7 @@
 import torch
 
 from minitok import house
-from minitok.reduce._common import Reduction, cost
+from minitok.reduce import Reduction, cost
 
 vit = house.load("vit")
 

@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from minitok.reduce._common import Reduction
+from minitok.reduce import Reduction
 from minitok.reduce.tome import tome
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from minitok.reduce._common import Reduction
+from minitok.reduce import Reduction
 from minitok.reduce.pitome import energy, pitome
 from minitok.reduce.tome import tome
 

@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from minitok.reduce import divprune
-from minitok.reduce._common import Reduction
+from minitok.reduce import Reduction
+from minitok.reduce.divprune import distances, max_min
 from minitok.reduce.token_transforming import share_out
 from minitok.reduce.tome import tome
 
@@ -12,7 +12,7 @@ from minitok.reduce.tome import tome
 def spread_out(x, k, *, keys, size, cls_attention):
     """Exercise 1: anchors that are far from one another, sorted."""
     metric = keys.mean(1)
-    anchors = divprune.max_min(divprune.distances(metric), k).sort(-1).values
+    anchors = max_min(distances(metric), k).sort(-1).values
     return Reduction.blend(share_out(metric, anchors) * size[:, None])
 
 
@@ -33,7 +33,7 @@ if __name__ == "__main__":
     x, keys, size = torch.randn(2, 30, 6), torch.randn(2, 3, 30, 4), torch.ones(2, 30)
     reduction = spread_out(x, 8, keys=keys, size=size, cls_attention=torch.rand(2, 3, 30))
     assert reduction.shape == (2, 8, 30)
-    chosen = divprune.max_min(divprune.distances(keys.mean(1)), 8).sort(-1).values
+    chosen = max_min(distances(keys.mean(1)), 8).sort(-1).values
     assert torch.equal(reduction.matrix()[0][:, chosen[0]] > 0, torch.eye(8) > 0)
     anchors = torch.tensor([[1, 4, 9], [0, 2, 29]])
     torch.testing.assert_close(gather(keys.mean(1), anchors, 0.1).sum(-1), torch.ones(2, 3))

@@ -1,0 +1,10 @@
+"""The figures that lessons share: `viz.images`, `viz.lines`, `viz.bars`, ..., `viz.show`, and sliders."""
+
+from minitok.viz.figures import bars, images, lines, panel, patches
+from minitok.viz.live import animation, ends, show, slider
+from minitok.viz.palette import BACKGROUND, BASELINE, GRID, MUTED, OURS, PALETTE, PAPER, TEXT, style
+from minitok.viz.tables import aligned, shown
+
+__all__ = ["BACKGROUND", "BASELINE", "GRID", "MUTED", "OURS", "PALETTE", "PAPER", "TEXT"]
+__all__ += ["aligned", "animation", "bars", "ends", "images"]
+__all__ += ["lines", "panel", "patches", "show", "shown", "slider", "style"]

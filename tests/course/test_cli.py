@@ -1,0 +1,149 @@
+"""The commands: help, exit statuses, problems told in one line, and what each passes on."""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+import pytest
+
+from minitok import cli, files, house
+from minitok.course import bench, lessons
+from minitok.course import tour as tours
+
+COMMANDS = ("tour", "papers", "train", "bench", "data", "notebooks", "lab")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"Example: minitok {command}" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["dance"], ["papers", "--colour"], ["tour"], ["train", "vit", "--steps", "x"]]
+)
+def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "usage: minitok" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["tour", "no.png"], "there is no picture"),
+        (["papers", "fqs"], "did you mean"),
+        (["train", "nothing"], "no house model is called 'nothing'"),
+        (["bench", "nothing"], "no benchmark is called 'nothing'"),
+        (["notebooks", "nothing.py"], "nothing.py leads to no source"),
+    ],
+)
+def test_problems_are_one_line_and_status_2(
+    arguments: list[str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("minitok: ")
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_papers_prints_tables_cards_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["papers", "--chapter", "quantize", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["chapter"] for row in rows} == {"quantize"}
+    assert cli.main(["papers", "--chapter", "quantize"]) == 0
+    assert capsys.readouterr().out.count("2309.15505") == 1
+    assert cli.main(["papers", "fsq"]) == 0
+    assert "Finite Scalar Quantization" in capsys.readouterr().out
+
+
+def test_train_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(house, "train", lambda *given, **named: calls.append((given, named)))
+    cli.main(["train", "vit"])
+    cli.main(
+        [
+            "train",
+            "vit",
+            "--folder",
+            "x",
+            "--steps",
+            "3",
+            "--device",
+            "cpu",
+            "--devices",
+            "2",
+            "--seed",
+            "7",
+            "--ship",
+        ]
+    )
+    plain, full = house.Options(), house.Options(steps=3, seed=7, device="cpu", devices=2)
+    assert calls == [
+        (("vit", pathlib.Path("runs", "vit"), plain), {"ship": False}),
+        (("vit", pathlib.Path("x"), full), {"ship": True}),
+    ]
+
+
+def test_tour_names_the_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tours, "tour", lambda picture, out: pathlib.Path("/made") / f"{picture}-{out}")
+    assert cli.main(["tour", "cat.png", "--out", "cat.html"]) == 0
+    assert "cat.png-cat.html" in capsys.readouterr().out
+
+
+def test_notebooks_that_fail_are_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lessons, "build_all", len)
+    assert cli.main(["notebooks"]) == 0
+    assert cli.main(["notebooks", "a.py", "b.py"]) == 1
+
+
+def test_data_lists_or_fetches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from minitok.data import wheels
+
+    assert cli.main(["data", "--list"]) == 0
+    assert capsys.readouterr().out.count(" MB ") == len(wheels.WHEELS)
+    fetched: list[bool] = []
+    monkeypatch.setattr(wheels, "prefetch", lambda: fetched.append(True))
+    assert cli.main(["data"]) == 0
+    assert fetched == [True]
+
+    def offline() -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(wheels, "prefetch", offline)
+    assert cli.main(["data"]) == 2
+    assert capsys.readouterr().err == "minitok: no network\n"
+
+
+def test_lab_opens_the_tour_and_passes_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(cli.subprocess, "call", lambda command, cwd: calls.append((command, cwd)) or 3)
+    assert cli.main(["lab", "--no-browser", "--port", "1"]) == 3
+    tour = ["-m", "jupyterlab", "00_start/00_tour.ipynb", "--no-browser", "--port", "1"]
+    assert calls == [([sys.executable, *tour], files.ROOT / "notebooks")]
+
+
+def test_bench_prints_a_table_and_writes_figures(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bench.json"
+    assert cli.main(["bench", "digits", "--device", "cpu", "--json", str(out)]) == 0
+    assert "images/s" in capsys.readouterr().out
+    figures = json.loads(out.read_text())
+    assert [row["name"] for row in figures["rows"]] == ["digits"]
+    assert figures["rows"][0]["per_second"] > 0
+
+
+def test_every_house_model_has_a_benchmark_that_runs() -> None:
+    assert set(house.NAMES) <= set(bench.CASES)
+    figures = bench.measure(device="cpu", seconds=0.001)
+    assert [row["name"] for row in figures["rows"]] == list(bench.CASES)
+    assert "torch" in bench.table(figures)

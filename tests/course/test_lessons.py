@@ -1,0 +1,186 @@
+"""Making notebooks from their sources, and the rules that a finished one has to keep."""
+
+import json
+import pathlib
+from collections.abc import Callable
+
+import nbformat
+import pytest
+
+from minitok.course import lessons
+from minitok.course.rules import problems
+
+SOURCE = """# %% [markdown]
+# # Doubling
+# Two words
+
+# %%
+import os
+import sys
+import tqdm
+
+for step in range(3):
+    print(f"\\rstep {step}", end="")
+
+# %% [markdown]
+# More words
+
+# %% tags=["interactive"]
+from IPython.display import display
+from ipywidgets import IntSlider
+
+display(IntSlider())
+
+# %%
+assert os.environ["OMP_NUM_THREADS"] == "1"
+print(os.environ["MINITOK_RECORD"], os.path.basename(os.getcwd()), sys.executable == PYTHON)
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    import sys
+
+    source = tmp_path_factory.mktemp("course") / "src" / "00_start" / "01_doubling.py"
+    source.parent.mkdir(parents=True)
+    source.write_text(SOURCE.replace("PYTHON", repr(sys.executable)), encoding="utf-8")
+    (source.parents[2] / "00_start").mkdir()
+    lessons.build(source)
+    return lessons.notebook_of(source)
+
+
+@pytest.fixture
+def copy(built: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    for path in (built, lessons.source_of(built)):
+        target = tmp_path / path.relative_to(built.parents[1])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return tmp_path / "00_start" / built.name
+
+
+def edited(path: pathlib.Path, edit: Callable[[nbformat.NotebookNode], object]) -> pathlib.Path:
+    notebook = nbformat.read(path, 4)
+    edit(notebook)
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_a_built_notebook_is_good_and_ran_as_promised(built: pathlib.Path) -> None:
+    notebook = nbformat.read(built, 4)
+    assert problems(built) == []
+    assert notebook.cells[-1].outputs[0].text == "1 00_start True\n"
+    assert notebook.cells[2].outputs[0].text == "step 2"
+    assert notebook.cells[1].source == "*2 minutes to read, 5 seconds to run on a CPU*"
+    assert notebook.metadata.minitok.minutes == 2
+
+
+def test_nothing_of_the_run_is_kept_that_differs_the_next_time(built: pathlib.Path) -> None:
+    text = built.read_text(encoding="utf-8")
+    lessons.build(lessons.source_of(built))
+    assert built.read_text(encoding="utf-8") == text
+    assert "widget-view" not in text
+    assert set(json.loads(text)["metadata"]) == {"kernelspec", "language_info", "minitok"}
+
+
+def test_a_failing_cell_is_named_and_the_old_notebook_stays(
+    copy: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, before = lessons.source_of(copy), copy.read_bytes()
+    source.write_text("# %% [markdown]\n# # Bad\n\n# %%\n1 + 1\n\n# %%\n1 / 0\n")
+    monkeypatch.setattr(lessons, "SOURCES", source.parents[1])
+    assert lessons.build_all() == 1
+    told = capsys.readouterr().err
+    assert "cell 3" in told
+    assert "ZeroDivisionError: division by zero" in told
+    assert copy.read_bytes() == before
+
+
+def test_a_source_without_a_title_is_refused(tmp_path: pathlib.Path) -> None:
+    source = tmp_path / "a.py"
+    source.write_text("# %%\n1 + 1\n")
+    with pytest.raises(ValueError, match="starts with no markdown cell"):
+        lessons.read_source(source)
+
+
+def test_only_changed_sources_are_built_when_none_are_named(
+    copy: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = lessons.source_of(copy)
+    monkeypatch.setattr(lessons, "SOURCES", source.parents[1])
+    assert lessons.build_all() == 0
+    assert "up to date" in capsys.readouterr().out
+    source.write_text(source.read_text() + "\n# %%\n2 + 2\n")
+    assert not lessons.is_fresh(source)
+
+
+def test_paths_may_name_sources_notebooks_and_folders(copy: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = lessons.source_of(copy)
+    monkeypatch.setattr(lessons, "SOURCES", source.parents[1])
+    monkeypatch.setattr(lessons, "NOTEBOOKS", copy.parents[1])
+    (source.parents[1] / "solutions" / "00_start").mkdir(parents=True)
+    (source.parents[1] / "solutions" / "00_start" / "01_doubling.py").touch()
+    for paths in ([], [source], [copy], [source.parent], [copy.parent], [copy.parents[1]]):
+        assert lessons.sources(paths) == [source]
+    with pytest.raises(FileNotFoundError, match="leads to no source"):
+        lessons.sources([copy.parent / "nothing.ipynb"])
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda book: book.cells[2].update(source="1"), "differs from its source"),
+        (lambda book: book.cells[2].metadata.update(tags=["x"]), "differs from its source"),
+        (lambda book: book.cells.pop(1), "no generated header"),
+        (lambda book: book.metadata.minitok.update(source="0"), "another version of its source"),
+        (lambda book: book.cells[2].update(execution_count=7), "not run top to bottom"),
+        (lambda book: book.cells[2].update(execution_count=None), "not run top to bottom"),
+        (lambda book: book.metadata.update(widgets={}), "state of widgets"),
+        (
+            lambda book: book.cells[2].outputs.append(nbformat.v4.new_output("error", evalue="x")),
+            "holds an error",
+        ),
+        (lambda book: book.cells[2].outputs[0].update(text="<A at 0x7f0123456789>"), "address"),
+        (lambda book: book.cells[2].outputs[0].update(text="x" * 250_000), "250000 or more"),
+        (lambda book: book.cells[0].update(source="# A\n# B"), "2 lines `# Title`"),
+        (lambda book: book.cells[0].update(source="# A\n" + "word " * 120), "121 words before cell 3"),
+        (lambda book: book.cells[2].update(source="x\n" * 16), "16 lines in cell 3"),
+    ],
+)
+def test_each_rule_finds_what_breaks_it(
+    copy: pathlib.Path, edit: Callable[[nbformat.NotebookNode], object], problem: str
+) -> None:
+    assert problem in "; ".join(problems(edited(copy, edit)))
+
+
+def test_a_lesson_has_10_to_30_code_cells(copy: pathlib.Path) -> None:
+    course = copy.parents[1]
+    (course / "00_start").rename(course / "01_quantize")
+    (course / "src" / "00_start").rename(course / "src" / "01_quantize")
+    assert problems(course / "01_quantize" / copy.name) == ["has 3 code cells, not 10 to 30"]
+
+
+def test_a_notebook_without_a_source_is_found(copy: pathlib.Path) -> None:
+    lessons.source_of(copy).unlink()
+    assert problems(copy) == ["has no source 00_start/01_doubling.py"]
+
+
+def test_the_run_time_moves_only_when_it_clearly_changed() -> None:
+    assert [lessons.rounded_seconds(seconds, before=15) for seconds in (4.9, 5.1, 17.9, 18.1)] == [
+        5,
+        15,
+        15,
+        30,
+    ]
+    assert lessons.rounded_seconds(301.0) == 360
+
+
+def test_the_header_links_to_colab_once_the_repository_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    address = "https://github.com/owner/name"
+    (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "x"\n[project.urls]\nRepository = "{address}"\n')
+    monkeypatch.setattr(lessons.files, "ROOT", tmp_path)
+    badge = lessons._badge(pathlib.Path("notebooks/01_quantize/01_vq.ipynb"))
+    base = "https://colab.research.google.com/github/owner/name/blob/main"
+    assert badge == f" · [Open in Colab]({base}/notebooks/01_quantize/01_vq.ipynb)"
+    assert lessons.header(1, 5, badge).source == f"*1 minute to read, 5 seconds to run on a CPU*{badge}"
