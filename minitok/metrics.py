@@ -176,6 +176,21 @@ def _in_range(name: str, codes: Int[Tensor, "..."], K: int) -> None:
         raise ValueError(f"{name} run from {low} to {high}, expected 0 to {K - 1}")
 
 
+def difference(a: Tensor, b: Tensor) -> float:
+    """The largest absolute difference of two tensors of one shape, entry by entry: `assert difference(a, b) < 1e-5`.
+
+    >>> difference(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5]))
+    0.5
+
+    An entry that is NaN on either side counts as infinitely far; equal infinities do not differ. Raises `ValueError`
+    for two shapes.
+    """
+    _same_shape(a, b)
+    wide = torch.float64 if not (a.is_complex() or b.is_complex()) else torch.complex128
+    apart = (a.to(wide) - b.to(wide)).abs().masked_fill(a == b, 0).nan_to_num(math.inf, math.inf)
+    return float(apart.max()) if apart.numel() else 0.0
+
+
 def _same_shape(x: Tensor, y: Tensor) -> None:
     if x.shape != y.shape:
         raise ValueError(f"y has shape {tuple(y.shape)}, expected that of x: {tuple(x.shape)}")

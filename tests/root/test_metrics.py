@@ -179,3 +179,15 @@ def test_bytes_held_follows_shapes_and_dtypes():
     assert metrics.bytes_held(*tensors) == 15 * (4 + 2 + 1 + 8)
     # A view that repeats its elements is counted as what it stands for.
     assert metrics.bytes_held(torch.zeros(1, 5).expand(3, 5)) == 60
+
+
+def test_difference_is_the_largest_and_never_hides_a_nan():
+    a = torch.tensor([1.0, 2.0, math.inf])
+    assert metrics.difference(a, a) == 0
+    assert metrics.difference(a, torch.tensor([1.25, 1.0, math.inf])) == 1
+    assert metrics.difference(a, torch.tensor([1.0, math.nan, math.inf])) == math.inf
+    assert metrics.difference(a, torch.tensor([1.0, 2.0, -math.inf])) == math.inf
+    assert metrics.difference(torch.tensor([1, 5]), torch.tensor([1, 2])) == 3
+    assert metrics.difference(torch.zeros(0, 3), torch.zeros(0, 3)) == 0
+    with pytest.raises(ValueError, match="shape"):
+        metrics.difference(torch.zeros(2, 1), torch.zeros(2, 2))
