@@ -22,14 +22,28 @@ def shipped(*parts: str) -> pathlib.Path:
     return folder.joinpath(*parts)
 
 
+def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path with `~` at its start as the home folder, as a shell reads it; as it is where there is no such home."""
+    return pathlib.Path(os.path.expanduser(path))
+
+
+def named(variable: str) -> pathlib.Path | None:
+    """The folder that an environment variable names, expanded; None where it is not set or empty."""
+    given = os.environ.get(variable)
+    return expanded(given) if given else None
+
+
 def cache_folder() -> pathlib.Path:
     """The folder for downloaded files, made on first use: `MINITOK_CACHE`, else the system's cache folder.
 
-    Raises `PermissionError`, naming the folder and the way out, when it cannot be written.
+    Raises `PermissionError`, naming the folder and the way out, when it cannot be written, or when there is no home
+    folder that it could lie in.
     """
     import pooch
 
-    folder = pathlib.Path(os.environ.get("MINITOK_CACHE") or pooch.os_cache("minitok"))
+    folder = named("MINITOK_CACHE") or expanded(pooch.os_cache("minitok"))
+    if folder.parts[:1] and folder.parts[0].startswith("~"):
+        raise PermissionError(f"{folder} names no home folder of this machine: set MINITOK_CACHE to a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -39,6 +53,24 @@ def cache_folder() -> pathlib.Path:
             f"the cache folder {folder} cannot be written ({error.strerror}): set MINITOK_CACHE to a folder that can be"
         ) from error
     return folder
+
+
+def check_target(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The absolute path, `~` expanded, of a file that is to be written: asked before the work, which might be long.
+
+    Raises `ValueError` when it is a folder or a device, or when nothing can be written there; nothing is left behind.
+    """
+    target = expanded(path).absolute()
+    try:
+        if target.is_dir():
+            raise ValueError(f"{target} is a folder: name a file in it")
+        if target.exists() and not target.is_file():
+            raise ValueError(f"{target} is no file that can be replaced by another")
+        with tempfile.TemporaryFile(dir=next(folder for folder in target.parents if folder.exists())):
+            pass
+    except OSError as error:
+        raise ValueError(f"{target} cannot be written: {error.strerror or error}") from error
+    return target
 
 
 @contextmanager

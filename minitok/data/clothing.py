@@ -64,8 +64,8 @@ def at_hand() -> bool:
 
 def _places() -> list[pathlib.Path]:
     """Where the npz file may lie: in the folder named by MINITOK_DATA, and in the cache."""
-    given = os.environ.get("MINITOK_DATA")
-    return [*([pathlib.Path(given, FILE)] if given else []), files.cache_folder() / FILE]
+    given = files.named("MINITOK_DATA")
+    return [*([given / FILE] if given else []), files.cache_folder() / FILE]
 
 
 def _path() -> pathlib.Path:

@@ -53,6 +53,16 @@ def test_what_is_too_small_for_the_size_is_refused(tmp_path: pathlib.Path):
         picture.load(tmp_path / "thin.png", 10)
 
 
+def test_clothes_are_looked_for_at_home(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("MINITOK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MINITOK_DATA", "~/data")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / clothing.FILE).touch()
+    assert clothing.at_hand()
+
+
 def test_clothes_are_at_hand_where_a_file_lies(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MINITOK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MINITOK_DATA", str(tmp_path / "data"))

@@ -106,3 +106,46 @@ def test_shipped_files_lie_in_the_clone_or_in_the_package(tmp_path, monkeypatch,
     assert files.in_checkout() is clone
     folder = pathlib.Path("data") if clone else pathlib.Path("minitok", "_shipped")
     assert files.shipped("checkpoints", "a.json") == tmp_path / folder / "checkpoints" / "a.json"
+
+
+@pytest.mark.parametrize("given", ["~/in home", "~", "plain", "a/~/b"])
+def test_a_path_begins_at_home_where_a_shell_would_say_so(given, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    home = {"~/in home": tmp_path / "in home", "~": tmp_path}
+    assert files.expanded(given) == home.get(given, pathlib.Path(given))
+    monkeypatch.setenv("MINITOK_CACHE", given)
+    monkeypatch.chdir(tmp_path)
+    assert files.named("MINITOK_CACHE") == files.cache_folder() == files.expanded(given)
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_name_that_begins_with_a_tilde_is_a_name_where_nobody_is_called_so():
+    assert files.expanded("~pic.png") == pathlib.Path("~pic.png")
+
+
+def test_without_a_home_the_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MINITOK_CACHE", raising=False)
+    monkeypatch.setattr(pooch, "os_cache", lambda project: pathlib.Path("~/.cache", project))
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it is without HOME and without a user name
+    with pytest.raises(PermissionError, match="set MINITOK_CACHE to a folder"):
+        files.cache_folder()
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("new", "file", "new folder/of/new"):
+        assert files.check_target(tmp_path / name) == tmp_path / name
+    wrong = {".": "is a folder: name a file in it", "file/x": "cannot be written: Not a directory"}
+    for name, told in {**wrong, "x" * 400: "cannot be written: File name too long"}.items():
+        with pytest.raises(ValueError, match=told):
+            files.check_target(tmp_path / name)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(not pathlib.Path(os.devnull).is_char_device(), reason="Windows has no such file")
+def test_a_device_is_not_replaced():
+    with pytest.raises(ValueError, match="is no file that can be replaced"):
+        files.check_target(os.devnull)
