@@ -1,29 +1,50 @@
-"""The league of chapter 6: every reduction inside the house's vit, from 256 tokens down to 8, without training."""
+"""The stage of chapter 6: a trained ViT, photographs, and one call that says what fewer tokens do to its answers.
 
-import math
+`stage(images=62).measure(tome, 16)` leaves 16 of 256 tokens after the attention of layer 3 and compares what the
+network then answers with what it answered with all tokens. Lessons, overview and league all call it, so their figures
+compare.
+"""
+
+import functools
+import inspect
+import itertools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from minitok import house
-from minitok.data import clothing
+from minitok import house, metrics
+from minitok.data import clothing, photographs
 from minitok.house import Options
-from minitok.metrics import accuracy
-from minitok.reduce._common import Reduction, cost, even, once, resume, spread
-from minitok.reduce.divprune import divprune
-from minitok.reduce.fopru import fopru
-from minitok.reduce.pitome import falling, pitome
-from minitok.reduce.random_drop import random_drop
-from minitok.reduce.token_transforming import token_transforming
-from minitok.reduce.tome import tome
+from minitok.reduce import (
+    Reduction,
+    cost,
+    divprune,
+    even,
+    falling,
+    fopru,
+    offered,
+    once,
+    pitome,
+    resume,
+    spread,
+    token_transforming,
+    tome,
+)
 from minitok.stages._common import kept
+from minitok.stages.answers import Row, gap, mean, row, table
+from minitok.stages.controls import LOTS, SIDE, attended, pooling, radial, signals_of
+from minitok.vit import ViT
 
+Method = Callable[..., Reduction]
+
+__all__ = ["LOTS", "METHODS", "Row", "Stage", "attended", "gap", "pooling", "radial", "stage", "table"]
 TITLE = "256 tokens become fewer inside a trained ViT: which method keeps the answer?"
 HOW = (
     "The house's vit on the 372 test photographs, not trained again, in float32. 'once': after the attention of layer "
@@ -36,60 +57,117 @@ SCORES = {"right": "%", "moved": "bits", "cost": "billion FLOPs"}
 COUNTS, LAYER = {"once": (192, 128, 64, 32, 16, 8), "spread": (64, 16)}, 3
 
 
-def pooling(x: Tensor, k: int) -> Reduction:
-    """The mean of each square of patches; for a k that is a square number of which 16 is a multiple of the root."""
-    side = 16 // math.isqrt(k)
-    place = torch.arange(256)
-    square = place // 16 // side * (16 // side) + place % 16 // side
-    return Reduction.merge(square.expand(len(x), -1), k)
+METHODS: dict[str, Sequence[Method]] = {
+    "random_drop": LOTS, "tome": [tome], "pitome": [pitome], "token_transforming": [token_transforming],
+    "divprune": [divprune], "fopru": [fopru], "pooling": [pooling], "radial": [radial], "attended": [attended],
+}  # fmt: skip
 
 
-METHODS: dict[str, list[Callable[..., Reduction]]] = {
-    "random_drop": [partial(random_drop, seed=seed) for seed in range(5)],
-    "tome": [tome],
-    "pitome": [pitome],
-    "token_transforming": [token_transforming],
-    "divprune": [divprune],
-    "fopru": [fopru],
-    "pooling": [pooling],
-}
+@dataclass(frozen=True)
+class Stage:
+    """The host with its photographs, and its answers with all tokens; `measure` tries a method."""
+
+    vit: ViT
+    images: Float[Tensor, "b 3 64 64"]
+    labels: Int[Tensor, "b"]
+    logits: Float[Tensor, "b classes"]
+    data: str
+
+    @functools.cached_property
+    def full(self) -> Row:
+        """The row of all tokens."""
+        return self.score(self.logits)
+
+    @functools.cache  # noqa: B019 - a stage lives as long as its lesson
+    def before(self, layer: int) -> Callable[[Callable], Tensor]:
+        """The logits as a function of `on_layer`, with the layers before number `layer` computed only once."""
+        return resume(self.vit, self.images, layer)
+
+    def score(self, logits: Float[Tensor, "b classes"], flops: float = 1.0, own: float = 0.0) -> Row:
+        """The row of these answers."""
+        return row(logits, self.logits, self.labels, flops, own)
+
+    @torch.no_grad()
+    def measure(
+        self, method: Method | Sequence[Method], k: int, layer: int | None = LAYER, through: Callable = spread
+    ) -> Row:
+        """What remains of the answers with k of 256 tokens; several methods, such as draws, give their mean.
+
+        `layer`: one cut, between the attention and the feed-forward part of that layer (0: the first). None: every
+        layer takes away as many, by `through(schedule, method)`. Raises `ValueError` as the method does.
+        """
+        if not callable(method):
+            return mean([self.measure(one, k, layer, through) for one in method])
+        schedule = even(SIDE**2, k, 8) if layer is None else {layer: k}
+        run = self.before(0)(through(schedule, method)) if layer is None else self.before(layer)(once(layer, k, method))
+        whole = cost(self.vit.body, {}, SIDE**2)
+        price = cost(self.vit.body, schedule, SIDE**2) / whole
+        return self.score(run, price, sum(self.own(method, k, n) for n, k in steps(schedule)) / whole)
+
+    def own(self, method: Method, k: int, n: int = SIDE**2) -> int:
+        """FLOPs that a method itself needs to leave k of n tokens of one photograph."""
+        x, asked = torch.randn(1, n, self.vit.body.shape.width), inspect.signature(method).parameters
+        if n == k:
+            return 0
+        signals = {name: signal for name, signal in signals_of(self.vit, n).items() if name in asked}
+        return metrics.flops(partial(method, **signals), x, k)
+
+    def seen(self, photo: int, layer: int = LAYER) -> dict[str, Tensor]:
+        """What a layer knows of a photograph's patches: `x` (1, 256, 192), and the signals of `reduce.offered`."""
+        found: dict[str, Tensor] = {}
+
+        def look(seen: Any) -> None:
+            if seen.index == layer:
+                found.update(x=seen.hidden[:, 1:], **offered(seen))
+
+        with torch.no_grad():
+            self.vit(self.images[photo : photo + 1], look)
+        return found
 
 
-def placed(name: str, where: str, k: int, method: Callable[..., Reduction]) -> Callable:
-    """The `on_layer` of one row; PiToMe's margin falls from layer to layer where it is spread."""
-    if where == "once":
-        return once(LAYER, k, method)
-    schedule = even(256, k, 8)
-    return falling(schedule, 8) if name == "pitome" else spread(schedule, method)
+def steps(schedule: Mapping[int, int], n: int = SIDE**2) -> list[tuple[int, int]]:
+    """The number of tokens before and after each layer of a schedule.
+
+    >>> steps({0: 200, 1: 100})
+    [(256, 200), (200, 100)]
+    """
+    return list(itertools.pairwise([n, *schedule.values()]))
 
 
-def score(logits: Float[Tensor, "b v"], everything: Float[Tensor, "b v"], labels: Tensor) -> dict[str, float]:
-    """Right answers in percent, and the bits by which the answer moved from that with all tokens."""
-    p, q = everything.log_softmax(-1), logits.log_softmax(-1)
-    moved = float((p.exp() * (p - q)).sum(-1).mean()) / math.log(2)
-    return {"right": 100 * accuracy(logits, labels), "moved": moved}
+def stage(images: int = 62) -> Stage:
+    """The stage on so many test photographs of clothes, spread over the test set.
+
+    Where the photographs are not at hand, crops of scikit-image's stand in, and "right" means as with all tokens.
+    """
+    vit = house.load("vit")
+    if clothing.at_hand():
+        test = clothing.load("test")
+        rows = torch.arange(images) * len(test.images) // images
+        chosen, labels, data = test.images[rows], test.labels[rows], f"{images} of 372 clothing photographs (test set)"
+    else:
+        chosen, labels, data = photographs.crops(images, 64), None, f"{images} crops of scikit-image's photographs"
+    with torch.no_grad():
+        logits = torch.cat([vit(part) for part in chosen.split(32)])
+    return Stage(vit, chosen, logits.argmax(-1) if labels is None else labels, logits, data)
 
 
-@torch.no_grad()
 def measure(folder: pathlib.Path, options: Options, every: int = 1) -> list[dict[str, Any]]:
-    """The rows of all methods, places and counts, and that of all tokens; `every` thins out the photographs."""
-    vit, test = house.load("vit"), clothing.load("test")
-    images, labels = test.images[::every], test.labels[::every]
-    logits = {"once": resume(vit, images, LAYER), "spread": resume(vit, images, 0)}
-    everything = vit(images)
-    whole = {"cost": cost(vit.body, {}, 256) / 1e9, **score(everything, everything, labels)}
-    rows: list[dict[str, Any]] = [{"where": "none", "method": "none", "tokens": 256, **whole}]
-    pieces = [(where, name, k) for where in logits for name in METHODS for k in COUNTS[where]]
-    # Pooling needs a square number of squares, and all patches in their places.
+    """The rows of the league; `every` thins out the photographs."""
+    made = stage(len(clothing.load("test").images[::every]))
+    whole = cost(made.vit.body, {}, SIDE**2) / 1e9
+    rows = [{"where": "none", "method": "none", "tokens": SIDE**2, **figures(made.full, whole)}]
+    pieces = [(where, name, k) for where in COUNTS for name in METHODS for k in COUNTS[where]]
+    # Pooling needs all patches in their places, and a square number of squares.
     pieces = [(where, name, k) for where, name, k in pieces if name != "pooling" or (where == "once" and k in (64, 16))]
     for where, name, k in tqdm(pieces, disable=not options.progress):
-
-        def found(where: str = where, name: str = name, k: int = k) -> dict[str, float]:
-            runs = [score(logits[where](placed(name, where, k, m)), everything, labels) for m in METHODS[name]]
-            return {key: sum(run[key] for run in runs) / len(runs) for key in runs[0]}
-
-        schedule = {LAYER: k} if where == "once" else even(256, k, 8)
-        figures = kept(folder, f"{where}-{name}-{k}-{every}", found)
-        price = cost(vit.body, schedule, 256) / 1e9
-        rows.append({"where": where, "method": name, "tokens": k, **figures, "cost": price})
+        through = (lambda schedule, _: falling(schedule, 8)) if name == "pitome" else spread
+        job = partial(made.measure, METHODS[name], k, LAYER if where == "once" else None, through)
+        found = kept(folder, f"{where}-{name}-{k}-{every}", lambda job=job: figures(job(), whole))
+        rows.append({"where": where, "method": name, "tokens": k, **found})
     return rows
+
+
+def figures(row: Row, whole: float) -> dict[str, float]:
+    """A row as the league keeps it; `whole` is the layers' cost with all tokens."""
+    names = {"right": row.right, "loyal": row.loyal, "moved": row.moved}
+    return {**names, "cost": whole * row.flops, "own": whole * row.own}
