@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from minitok import files
+from minitok.course.measures import Measure, better, not_worse
 from minitok.course.registry import Chapter, Paper, chapter, chapters, get, places, rows, source_hash
 from minitok.course.registry import status_of as status
-from minitok.course.verdicts import Measure, Verdict, better, exact, recorded_verdict, verdict
+from minitok.course.verdicts import Verdict, recorded_verdict, verdict
 from minitok.viz.tables import aligned, shown
 
 __all__ = [
@@ -25,9 +26,9 @@ __all__ = [
     "chapter_table",
     "chapters",
     "cite",
-    "exact",
     "fill_readme",
     "get",
+    "not_worse",
     "places",
     "readme_table",
     "recorded_verdict",
@@ -163,8 +164,6 @@ def _finding(paper: Paper) -> str:
     if outcome is None:
         return "planned"
     first = recorded_verdict(paper.slug).measures[0]
-    if first.baseline is None:
-        return f"{outcome}: {_markdown(first.name)}"
     unit = _markdown(f" {first.unit}" if first.unit else "")
     return f"{outcome}: {_markdown(first.name)} {shown(first.ours)}{unit} against {shown(first.baseline)}{unit}"
 

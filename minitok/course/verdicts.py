@@ -1,121 +1,104 @@
-"""Verdicts: what a notebook measured, the baseline, the paper's own figure, and whether the claim holds."""
+"""Verdicts: what a notebook measured, whether the claim holds, and whether that is what the record says."""
 
 import json
-import math
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, SupportsFloat
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
 from minitok import files
 from minitok.course import registry
-from minitok.viz.tables import aligned, shown
+from minitok.course.measures import BETTER, NOT_WORSE, Measure
+from minitok.viz.tables import aligned, shown, wrapped
+
+RECORD, JUDGE = "MINITOK_RECORD", "MINITOK_JUDGE"
+UNDECIDED = "Undecided: so near that measuring again could tip it; it does not count as held."
+WIDTH, WIDEST = 88, (26, 8, 8, 15, 9, 24)
 
 
-@dataclass(frozen=True)
-class Measure:
-    """One figure of ours beside the baseline's and the paper's; made by `better` or `exact`.
-
-    `ours` is a bool, and `baseline` None, where a property either holds or does not. `paper` is the paper's
-    own figure with its place ("27.2 dB, table 1"), or None where the paper gives none.
-    """
-
-    name: str
-    ours: int | float | bool
-    baseline: int | float | None = None
-    unit: str = ""
-    higher: bool = True
-    margin: int | float = 0.0
-    paper: str | None = None
-
-    @property
-    def holds(self) -> bool:
-        """Whether ours beats the baseline by more than the margin, or the property holds."""
-        if self.baseline is None:
-            return bool(self.ours)
-        gain = self.ours - self.baseline if self.higher else self.baseline - self.ours
-        return gain > self.margin and not math.isclose(gain, self.margin)
+class NotReproduced(AssertionError):
+    """A run that is judged gave another verdict than the record."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, its measures, the baseline they are taken against and the data. `str` gives a plain table."""
+    """A claim, its measures, the baseline they are taken against and the data. `str` gives a plain table.
+
+    `measured` is the day of the record that it was read from; None: it was measured now.
+    """
 
     slug: str
     claim: str
     measures: tuple[Measure, ...]
     against: str
     data: str
+    measured: str | None = field(default=None, compare=False)
 
     @property
     def outcome(self) -> str:
-        """`holds` when all measures hold, `holds in part` when some, else `does not hold at this scale`."""
+        """`holds` when all measures hold, `holds in part` when some, else `does not hold at this scale`.
+
+        A measure that is undecided does not hold.
+        """
         held = [measure.holds for measure in self.measures]
         if all(held):
             return "holds"
         return "holds in part" if any(held) else "does not hold at this scale"
 
+    def changes(self, before: "Verdict") -> list[str]:
+        """What differs from the verdict `before`, in words, a line each.
+
+        That is a figure beyond its tolerance, a yes that was a no, or other measures. A line that became undecided, or
+        ceased to be, is no change.
+        """
+        names, others = ([measure.name for measure in found.measures] for found in (self, before))
+        if names != others:
+            return [f"the measures are {', '.join(names)} now, {', '.join(others)} in the record"]
+        pairs = zip(self.measures, before.measures, strict=True)
+        return [line for now, then in pairs for line in now.changes(then)]
+
     def __str__(self) -> str:
-        lines = [("measure", "ours", "baseline", "holds", "the paper's own figure")]
+        lines = [("measure", "ours", "baseline", "asked of ours", "holds", "the paper's own figure")]
         for measure in self.measures:
             unit = f" ({measure.unit})" if measure.unit else ""
-            baseline = "-" if measure.baseline is None else shown(measure.baseline)
             own = measure.paper or "the paper gives none"
-            lines.append((measure.name + unit, shown(measure.ours), baseline, shown(measure.holds), own))
-        facts = f"Claim: {self.claim}\nAgainst: {self.against}\nData: {self.data}"
-        return f"{facts}\n\n{aligned(lines)}\n\nVerdict: {self.outcome}"
-
-
-def better(
-    name: str,
-    ours: SupportsFloat,
-    *,
-    than: SupportsFloat,
-    unit: str = "",
-    higher: bool = True,
-    margin: int | float = 0.0,
-    paper: str | None = None,
-) -> Measure:
-    """A measure that holds when `ours` is better than the baseline's by more than `margin` (in `unit`).
-
-    `higher=False`: less is better. A negative margin allows ours to be worse by less than that. An int is
-    kept as it is, any other number at three significant digits; they are judged as kept.
-
-    >>> better("PSNR", 27.2419, than=24.1, unit="dB").ours, better("calls", 64, than=64, higher=False).holds
-    (27.2, False)
-
-    Raises `ValueError` for a figure that is not finite.
-    """
-    kept, baseline = _figure(name, "ours", ours), _figure(name, "than", than)
-    return Measure(name, kept, baseline, unit, higher, _figure(name, "margin", margin), paper)
-
-
-def exact(name: str, holds: bool, *, paper: str | None = None) -> Measure:
-    """A measure of a property that either holds or does not.
-
-    >>> exact("tokens identical", True).holds
-    True
-    """
-    return Measure(name, bool(holds), paper=paper)
+            figures = (shown(measure.ours), shown(measure.baseline), measure.asked, measure.says)
+            lines.append((measure.name + unit, *figures, own))
+        facts = {"Claim": self.claim, "Against": self.against, "Data": self.data}
+        if self.measured is not None:
+            facts["Measured"] = self.measured
+        told = [line for name, text in facts.items() for line in wrapped(f"{name}: {text}", WIDTH)]
+        end = [f"Verdict: {self.outcome}"]
+        if any(measure.says == "undecided" for measure in self.measures):
+            end = [UNDECIDED, *end]
+        return "\n".join([*told, "", aligned(lines, WIDEST), "", *end])
 
 
 def verdict(slug: str, claim: str, measures: Sequence[Measure], *, against: str, data: str) -> Verdict:
-    """Computes and prints the verdict of a lesson; the build of the course also records it.
+    """Computes and prints the verdict of a lesson; the build of the course records it, its tests judge it.
 
-    Under `MINITOK_RECORD=1` (set by `python do.py notebooks`) it is written to `data/verdicts/<slug>.json`
-    with the hash of the lesson's source. Any other run leaves the record alone and, where it is fresh, says
-    whether it agrees. Raises `ValueError` for an unknown slug or no measures.
+    Where `data` is other than the record's (something is not at hand here), the recorded verdict is shown as recorded,
+    and returned. Else, in any run of a reader's, what differs from the record is said in words; under
+    `MINITOK_JUDGE=1` it raises `NotReproduced`. Under `MINITOK_RECORD=1` (set by `python do.py notebooks`) the verdict
+    is written to `data/verdicts/<slug>.json` with the day and the hash of the lesson's source; then data count as
+    other only as long as module and notebook are the record's.
+
+    Raises `ValueError` for an unknown slug or no measures.
     """
     if not measures:
         raise ValueError(f"measures=[] of the verdict on {slug}: at least one is expected")
     found = Verdict(registry.get(slug).slug, claim, tuple(measures), against, data)
+    recorded = recorded_verdict(slug) if registry.record(slug) else None
+    recording = _asked(RECORD)
+    if recorded and recorded.data != data and (registry.is_fresh(slug) or not recording):
+        print(f"Here we have other data: {data}.\nThe verdict as it was recorded, not measured now:\n\n{recorded}")
+        return recorded
     print(found)
-    if os.environ.get("MINITOK_RECORD") == "1":
+    if recording:
         files.write(registry.places(slug)["verdict"], as_json(found))
-    elif registry.is_fresh(slug):
-        recorded = recorded_verdict(slug)
-        same = "agrees with" if recorded.outcome == found.outcome else "differs from"
-        print(f"This {same} the recorded verdict: {recorded.outcome}.")
+    elif recorded or _asked(JUDGE):
+        _compare(found, recorded)
     return found
 
 
@@ -124,21 +107,45 @@ def recorded_verdict(slug: str) -> Verdict:
     recorded = registry.record(slug)
     if recorded is None:
         raise ValueError(f"{slug} has no recorded verdict")
-    rows = [{key: value for key, value in row.items() if key != "holds"} for row in recorded["measures"]]
-    measures = tuple(Measure(**row) for row in rows)
-    return Verdict(recorded["slug"], recorded["claim"], measures, recorded["against"], recorded["data"])
+    measures = tuple(Measure(**row) for row in map(_row, recorded["measures"]) if row["baseline"] is not None)
+    facts = (recorded["slug"], recorded["claim"], measures, recorded["against"], recorded["data"])
+    return Verdict(*facts, measured=recorded.get("measured", "on a day that was not noted"))
 
 
 def as_json(found: Verdict) -> str:
-    """The text of a verdict's record: the measures, the outcome, and the hash of the source as it is now."""
-    measures = [asdict(measure) | {"holds": measure.holds} for measure in found.measures]
+    """The text of a verdict's record: its measures, its outcome, the source's hash, and the day.
+
+    The day stays that of the record when nothing else has changed.
+    """
+    measures = [asdict(measure) | {"says": measure.says} for measure in found.measures]
     content: dict[str, Any] = asdict(found) | {"measures": measures, "outcome": found.outcome}
     content["source"] = registry.source_hash(found.slug)
+    before = registry.record(found.slug) or {}
+    same = {**before, "measured": None} == {**content, "measured": None}
+    content["measured"] = before["measured"] if same else datetime.now(UTC).date().isoformat()
     return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _figure(name: str, argument: str, given: SupportsFloat) -> int | float:
-    value = given if isinstance(given, int) else float(f"{float(given):.3g}")
-    if not math.isfinite(value):
-        raise ValueError(f"{argument}={value} of the measure {name!r} is not finite")
-    return value
+def _compare(found: Verdict, recorded: Verdict | None) -> None:
+    if recorded is None:
+        raise NotReproduced(f"{found.slug} has no recorded verdict: run `python do.py notebooks` on its lesson")
+    changed = found.changes(recorded)
+    if not changed:
+        print(f"This agrees with the record ({recorded.measured}): {recorded.outcome}.")
+        return
+    told = "\n".join([f"This differs from the record ({recorded.measured}):", *(f"- {line}" for line in changed)])
+    if _asked(JUDGE):
+        raise NotReproduced(f"the verdict on {found.slug} is not reproduced. {told}")
+    print(told)
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded measure as the arguments of `Measure`; also of records from before there was `not worse`."""
+    known = {key: value for key, value in row.items() if key not in ("says", "holds")}
+    if "kind" not in known:
+        known |= {"kind": BETTER if known["margin"] >= 0 else NOT_WORSE, "margin": abs(known["margin"])}
+    return known
+
+
+def _asked(variable: str) -> bool:
+    return os.environ.get(variable) == "1"
