@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from minitok.attention import Cache
+from minitok.speculate._checks import check_context, check_logits
 
 Target = Callable[[Tensor, int], Tensor]
 Draft = Callable[[Tensor, int, Generator | None], tuple[Tensor, Tensor]]
@@ -36,12 +37,18 @@ class Decoded(NamedTuple):
         >>> Decoded(torch.tensor([7, 7, 5, 5]), kept=(2, 0), drafted=(3, 0)).of_draft.tolist()
         [True, True, False, False]
         """
-        return torch.tensor([drafted for kept in self.kept for drafted in [True] * kept + [False]], dtype=torch.bool)
+        drafted = [one for kept in self.kept for one in [True] * kept + [False]]
+        return torch.tensor(drafted, dtype=torch.bool, device=self.tokens.device)
 
 
 def pick(p: Float[Tensor, "v"], generator: Generator | None = None) -> int:
-    """A token drawn from probabilities."""
-    return int(torch.multinomial(p, 1, generator=generator))
+    """A token drawn from probabilities, on the generator's device: one seed serves a model on any device.
+
+    Raises `ValueError` for what cannot be drawn from: a NaN, a number below 0, or a sum that is 0 or infinite.
+    """
+    if not (float(p.min()) >= 0 and 0 < float(p.sum()) < float("inf")):
+        raise ValueError(f"p of sum {float(p.sum())} and least {float(p.min())} came, expected probabilities")
+    return int(torch.multinomial(p if generator is None else p.to(generator.device), 1, generator=generator))
 
 
 def happens(probability: float | int, generator: Generator | None = None) -> bool:
@@ -56,8 +63,10 @@ def probabilities(logits: Float[Tensor, "m v"], temperature: float | int = 1.0) 
     >>> probabilities(torch.tensor([[1.0, 3.0, 3.0]]), temperature=0).tolist()
     [[0.0, 1.0, 0.0]]
 
-    So greedy decoding is drawing, too (arXiv 2211.17192, section 2.2). Raises `ValueError` for a negative temperature.
+    So greedy decoding is drawing, too (arXiv 2211.17192, section 2.2). Raises `ValueError` for a negative temperature,
+    or logits that hold NaN or infinity, whatever the temperature.
     """
+    check_logits(logits)
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature={temperature} came, expected a number from 0")
     if temperature == 0:
@@ -161,31 +170,3 @@ def decode(
         kept.append(right)
         drafted.append(len(guess))
     return Decoded(tokens[len(context) :], tuple(kept), tuple(drafted))
-
-
-def check_context(tokens: Tensor) -> None:
-    """Raises `ValueError` unless tokens are one row of whole numbers."""
-    if tokens.dim() != 1:
-        raise ValueError(f"context of shape {tuple(tokens.shape)} came, expected (n,)")
-    if tokens.is_floating_point() or tokens.dtype == torch.bool:
-        raise ValueError(f"context of type {tokens.dtype} came, expected whole numbers")
-
-
-def check_draft(p: Tensor, q: Tensor, drafted: Tensor) -> None:
-    """Raises `ValueError` unless p (k + 1, v) and q (k, v) hold probabilities, and drafted (k) what q can give."""
-    if drafted.dim() != 1 or drafted.is_floating_point():
-        raise ValueError(
-            f"drafted of shape {tuple(drafted.shape)} and {drafted.dtype} came, expected (k,) whole numbers"
-        )
-    for name, rows, count in (("p", p, len(drafted) + 1), ("q", q, len(drafted))):
-        if rows.dim() != 2 or rows.shape != (count, p.shape[-1]):
-            raise ValueError(
-                f"{name} of shape {tuple(rows.shape)} came for {len(drafted)} drafted, expected ({count}, v)"
-            )
-        if not bool((rows >= 0).all()) or bool(((rows.double().sum(-1) - 1).abs() > 0.01).any()):
-            raise ValueError(f"{name} holds rows that are no probabilities: negative, NaN, or not of sum 1")
-    v = p.shape[-1]
-    if drafted.numel() and not (int(drafted.min()) >= 0 and int(drafted.max()) < v):
-        raise ValueError(f"drafted from {int(drafted.min())} to {int(drafted.max())} came, expected 0 to {v - 1}")
-    if not bool((q.gather(-1, drafted[:, None]) > 0).all()):
-        raise ValueError("drafted holds a token to which q gives no probability")

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from minitok.speculate._common import Cached, Decoded, check_context, pick, probabilities
+from minitok.speculate._checks import check_context, check_logits
+from minitok.speculate._common import Cached, Decoded, pick, probabilities
 
 
 class Tree(NamedTuple):
@@ -43,7 +44,8 @@ def ancestors(parents: Int[Tensor, "n"]) -> Bool[Tensor, "n1 n1"]:
 
     Raises `ValueError` where a parent does not stand before its child.
     """
-    seen = torch.eye(len(parents) + 1, dtype=torch.bool)
+    # Row by row on the processor: on a GPU each row would be a launch of its own.
+    seen = torch.eye(len(parents) + 1, dtype=torch.bool, device="cpu")
     for node, parent in enumerate(parents.tolist(), start=1):
         if not 0 <= parent < node:
             raise ValueError(f"parents[{node - 1}]={parent} came, expected 0 to {node - 1}: a parent comes first")
@@ -130,7 +132,7 @@ def decode_tree(
     `target(context, tree)` returns logits at the root and at each node (`TreeCached.branch`). At each place that is
     walked the next token is drawn from the target itself, so drafts change the number of calls and nothing else.
     `watch(context, tree, path)` sees each call. Raises `ValueError` for a negative n, a context that is no row of whole
-    numbers, a negative temperature, or a tree that is deeper than the tokens that are left.
+    numbers, a negative temperature, logits that hold NaN or infinity, or a tree deeper than the tokens that are left.
     """
     check_context(context)
     if n < 0 or not len(context):
@@ -141,6 +143,7 @@ def decode_tree(
         if len(tree.tokens) and int(ancestors(tree.parents).sum(-1).max()) > left:
             raise ValueError(f"the draft is deeper than {left - 1} levels, and only {left} tokens are left")
         logits = target(tokens, tree)
+        check_logits(logits)
         path, new = walk(tree, partial(choice, logits, temperature, generator))
         drafter.learn(torch.cat([tokens[-1:], tree.tokens]), logits, path)
         if watch is not None:

@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from minitok.speculate._common import Target
+from minitok.speculate._checks import check_probabilities, finite, wide
+from minitok.speculate._common import Target, pick
 from minitok.speculate.speculative import residual as residual
 from minitok.speculate.speculative import verify
 
@@ -48,14 +49,14 @@ def group(
     if isinstance(window, float) or min(window, gap, radius) < 0:
         raise ValueError(f"window={window}, gap={gap} and radius={radius} came, expected at least 0, window whole")
     v = len(p)
-    if codebook.dim() != 2 or len(codebook) != v or not bool(codebook.isfinite().all()):
+    if codebook.dim() != 2 or len(codebook) != v or not finite(codebook):
         raise ValueError(f"codebook of shape {tuple(codebook.shape)} came, expected ({v}, d) of finite numbers")
     order = p.argsort(stable=True)
     rank = torch.empty_like(order).scatter(0, order, torch.arange(v, device=p.device))[x]  # n
     offsets = torch.tensor([0, *range(-window, 0), *range(1, window)], device=p.device)
     at = rank[:, None] + offsets  # n m
     members = order[at.clamp(0, v - 1)]
-    near = (codebook[members] - codebook[x][:, None]).square().sum(-1) < radius
+    near = (wide(codebook[members]) - wide(codebook[x])[:, None]).square().sum(-1) < radius
     inside = (at < v) & (rank[:, None] >= window) & ((p[members] - p[x][:, None]).abs() < gap) & near
     inside[:, 0] = True
     return members, inside
@@ -64,8 +65,13 @@ def group(
 def acceptances(
     p: Float[Tensor, "v"], q: Float[Tensor, "v"], x: Int[Tensor, "n"], codebook: Float[Tensor, "v _"], **settings: Any
 ) -> Float[Tensor, "n"]:
-    """`acceptance` of many codes at once; `settings` as in `group`."""
-    if bool((q[x] <= 0).any()):
+    """`acceptance` of many codes at once; `settings` as in `group`.
+
+    >>> p, q = torch.tensor([0.25, 0.25, 0.5]), torch.tensor([0.0, 0.75, 0.25])
+    >>> acceptances(p, q, torch.tensor([1, 2]), torch.zeros(3, 1), window=1)
+    tensor([0.6667, 1.0000])
+    """
+    if not torch.compiler.is_compiling() and bool((q[x] <= 0).any()):
         raise ValueError("x holds a token to which q gives no probability, so it cannot have been drawn from q")
     members, inside = group(p, x, codebook, **settings)
     p_group, q_group = ((rows[members] * inside).sum(-1) for rows in (p, q))
@@ -125,12 +131,14 @@ def by_cluster(p: Float[Tensor, "*b v"], q: Float[Tensor, "*b v"], clusters: Int
 
     Groups to which q gives nothing are never asked and have 1. Raises `ValueError` for clusters that do not fit p.
     """
-    if clusters.shape != p.shape[-1:] or clusters.is_floating_point() or int(clusters.min()) < 0:
+    v = p.shape[-1]
+    fit = clusters.shape == (v,) and not clusters.is_floating_point()
+    if not fit or not (torch.compiler.is_compiling() or 0 <= int(clusters.min()) <= int(clusters.max()) < v):
+        shape = tuple(clusters.shape)
         raise ValueError(
-            f"clusters of shape {tuple(clusters.shape)} came, expected a whole number from 0 for each code"
+            f"clusters of shape {shape} came, expected for each of {v} codes a whole number from 0 below {v}"
         )
-    count = int(clusters.max()) + 1
-    sums = [rows.new_zeros(*rows.shape[:-1], count).index_add(-1, clusters, rows) for rows in (p, q)]
+    sums = [torch.zeros_like(rows).index_add(-1, clusters, rows) for rows in (p, q)]
     return torch.where(sums[1] > 0, sums[0] / sums[1], 1.0).clamp(max=1)[..., clusters]
 
 
@@ -167,14 +175,17 @@ class Jacobi:
         self.rows, self.start = torch.zeros(0, v, dtype=torch.float64), 0
 
     def target(self, tokens: Int[Tensor, "n"], m: int) -> Float[Tensor, "m v"]:
-        """The target's answer, which is remembered with its place."""
-        self.rows, self.start = self.model(tokens, m).double(), len(tokens) - m + 1
-        return self.rows
+        """The target's answer, which is remembered with its place; `ValueError` unless it holds probabilities."""
+        rows = self.model(tokens, m).double()
+        check_probabilities("the target's answer", rows)
+        self.rows, self.start = rows, len(tokens) - m + 1
+        return rows
 
     def draft(
         self, context: Int[Tensor, "c"], k: int, generator: Generator | None
     ) -> tuple[Int[Tensor, "k"], Float[Tensor, "k v"]]:
         """k codes, one drawn from each row, and the rows."""
         known = self.rows[len(context) - self.start :][:k] if len(context) >= self.start else self.rows[:0]
-        q = torch.cat([known, torch.full((k - len(known), self.v), 1 / self.v, dtype=torch.float64)])
-        return torch.multinomial(q, 1, generator=generator)[:, 0], q
+        flat = torch.full((k - len(known), self.v), 1 / self.v, dtype=torch.float64, device=context.device)
+        q = torch.cat([known.to(context.device), flat])
+        return context.new_tensor([pick(row, generator) for row in q]), q

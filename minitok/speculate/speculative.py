@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from minitok.speculate._common import check_draft, happens, pick
+from minitok.speculate._checks import check_draft
+from minitok.speculate._common import happens, pick
 
 LOSSLESS = True
 
@@ -48,7 +49,8 @@ def residual(p: Float[Tensor, "v"], q: Float[Tensor, "v"], x: int) -> Float[Tens
     rounding error; then it is p.
     """
     above = (p - q).clamp(min=0)
-    return above / above.sum() if above.any() else p
+    # No branch, so that a compiler follows; 0 / 0 is not taken.
+    return torch.where(above.sum() > 0, above / above.sum(), p)
 
 
 def accept(
@@ -76,9 +78,10 @@ def verify(
     """`accept` by any rule: token x of row i is kept with probability `acceptance(p[i], q[i], x)`.
 
     At the first that is not kept the token is drawn from `residual(p[i], q[i], x)`, after k kept ones from the last row
-    of p. `p` and `q` are probabilities of any floating type. Source: algorithm 1, its last three steps.
+    of p. `p` and `q` are probabilities of any floating type, judged in float64. Source: algorithm 1, its last steps.
     """
     check_draft(p, q, drafted)
+    p, q = p.double(), q.double()
     for i, x in enumerate(drafted.tolist()):
         if not happens(acceptance(p[i], q[i], x), generator):
             return i, pick(residual(p[i], q[i], x), generator)

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minitok.speculate._common import check_context
+from minitok.speculate._checks import check_context, check_logits
 from minitok.speculate._tree import Tree
 
 # The paper's tree of 80 nodes: how many children the root has, then each node, level by level.
@@ -67,6 +67,7 @@ def fill(matrix: Int[Tensor, "v k"], root: int, shape: Template, depth: int | No
 
     Nodes below `depth` levels are left out, and those for which the matrix holds -1. As the authors' code.
     """
+    shape = Template(*(part.to(matrix.device) for part in shape))
     row = torch.full((len(shape.parents) + 1,), -1, dtype=torch.long, device=matrix.device)
     row[0] = root
     deepest = int(shape.depths.max()) if len(shape.depths) else 0
@@ -87,19 +88,24 @@ def recycle(matrix: Int[Tensor, "v k"], tokens: Int[Tensor, "n"], logits: Float[
     >>> matrix.tolist()
     [[0, 0], [2, 1], [0, 0]]
 
-    Raises `ValueError` when logits do not fit the tokens or the matrix, or a token has no row. As the authors' code.
+    Raises `ValueError` when logits do not fit the tokens or the matrix, or hold NaN or infinity, or a token has no row.
+    As the authors' code.
     """
     v, k = matrix.shape
     if logits.shape != (len(tokens), v):
         raise ValueError(f"logits of shape {tuple(logits.shape)} came, expected {(len(tokens), v)}: one row a token")
     if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < v:
         raise ValueError(f"tokens from {int(tokens.min())} to {int(tokens.max())} came, expected 0 to {v - 1}")
+    check_logits(logits)
     last = list({token: place for place, token in enumerate(tokens.tolist())}.values())
     matrix[tokens[last]] = logits[last].topk(k).indices
 
 
 class TokenRecycling:
-    """A drafter for `decode_tree` that keeps the matrix from call to call and from text to text."""
+    """A drafter for `decode_tree` that keeps the matrix from call to call and from text to text.
+
+    The matrix follows the tokens and logits that come to their device.
+    """
 
     def __init__(self, v: int, k: int = 8, children: Sequence[int] = CHILDREN) -> None:
         """For v tokens; `children` is the tree's shape (`template`), of which no node may have more than k children."""
@@ -118,8 +124,10 @@ class TokenRecycling:
         root = int(context[-1])
         if not 0 <= root < len(self.matrix):
             raise ValueError(f"context ends with token {root}, expected 0 to {len(self.matrix) - 1}")
+        self.matrix = self.matrix.to(context.device)
         return fill(self.matrix, root, self.shape, depth)
 
     def learn(self, row: Int[Tensor, "n"], logits: Float[Tensor, "n v"], path: Tensor | None = None) -> None:
         """Recycles every place of the row, walked (`path`) or not."""
+        self.matrix = self.matrix.to(logits.device)
         recycle(self.matrix, row, logits)

@@ -52,6 +52,41 @@ def test_four_codes_by_hand():
     assert acceptance(P, Q, 2, far, window=1, radius=0.9) == pytest.approx(1)
 
 
+def test_gap_and_radius_are_exclusive():
+    p, line = torch.tensor([0.125, 0.25, 0.25, 0.375]), torch.tensor([[0.0], [0.5], [1.0], [1.5]])
+
+    def members(**settings):
+        found, inside = group(p, torch.tensor([2]), line, window=2, **settings)
+        return sorted(found[inside].tolist())
+
+    assert members(gap=0.125, radius=9) == [1, 2]
+    assert members(gap=0.1251, radius=9) == [0, 1, 2, 3]
+    assert members(gap=1, radius=0.25) == [2]
+    assert members(gap=1, radius=0.2501) == [1, 2, 3]
+    assert members(gap=1, radius=1) == [1, 2, 3]
+
+
+def test_accept_and_bound_use_every_setting():
+    # The target wants code 3 alone and the draft gives 2 alone: 2 is kept if 3 is in its group, and never else.
+    p, q, line = torch.eye(4)[[3, 3]], torch.eye(4)[2:3], torch.arange(4.0)[:, None]
+    for settings, kept in (
+        ({"window": 2, "gap": 2, "radius": 2}, 1),
+        ({"window": 1, "gap": 2, "radius": 2}, 0),
+        ({"window": 2, "gap": 1, "radius": 2}, 0),
+        ({"window": 2, "gap": 2, "radius": 1}, 0),
+    ):
+        assert accept(p, q, torch.tensor([2]), codebook=line, **settings) == (kept, 3)
+        assert bound(p[0], q[0], line, **settings) == kept
+    assert accept(p, q, torch.tensor([2]), codebook=line) == (0, 3)
+
+
+def test_the_bound_by_hand():
+    # Kept: 0.2 / 2, 0.4 / 2, 0.3 of 5 / 7, 0.1; by the exact rule 0.1, 0.2, 0.3, 0.1.
+    assert bound(P, Q, FLAT, window=1, gap=1) == pytest.approx(0.3 * 2 / 7)
+    # A window of 2: 0.1, 0.2, 0.3 and 0.1, as above.
+    assert bound(P, Q, FLAT, window=2, gap=1) == pytest.approx(0)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("window", "gap", "radius"), [(7, 0.15, 0.5), (3, 0.02, 9.0), (1, 1.0, 0.3), (20, 0.05, 2.0)])
 def test_groups_are_those_of_a_plain_loop(seed, window, gap, radius):
@@ -165,22 +200,36 @@ def test_jacobi_drafts_from_what_the_target_last_said():
     assert jacobi.draft(torch.zeros(0, dtype=torch.long), 2, None)[1].unique().numel() == 1
 
 
-def test_jacobi_decoding_by_the_exact_rule_keeps_the_law():
-    n, generator, target = 1_000, torch.Generator().manual_seed(0), model(1, 3)
-    counts, calls = torch.zeros(3, 3, 3), 0
-    for _ in range(n):
-        jacobi = Jacobi(target, 3)
-        start = torch.zeros(0, dtype=torch.long)
-        made = decode(jacobi.target, jacobi.draft, speculative.accept, start, 3, k=2, generator=generator)
-        counts[tuple(made.tokens.tolist())] += 1
-        calls += made.calls
-    every = torch.cartesian_prod(*[torch.arange(3)] * 3)
-    p = torch.stack([target(y, 4)[:-1].gather(1, y[:, None]).prod() for y in every])
-    often = n * p >= 5
-    square = ((counts.flatten() - n * p) ** 2 / (n * p))[often].sum()
-    # A chi-square of at most 26 degrees of freedom is above 79 less than once in a million.
-    assert float(square) < 79
-    assert calls < 2.5 * n
+def test_drafts_are_made_where_the_context_is():
+    jacobi = Jacobi(model(1), 7)
+    with torch.device("meta"):
+        tokens, q = jacobi.draft(torch.tensor([2], device="cpu"), 3, torch.Generator("cpu").manual_seed(0))
+    assert tokens.device == q.device == torch.device("cpu")
+
+
+def test_a_draft_hangs_on_its_generator_alone():
+    def drafted(seed):
+        jacobi = Jacobi(model(1), 7)
+        jacobi.target(torch.tensor([2, 3, 4]), 3)
+        return jacobi.draft(torch.tensor([2, 3]), 9, torch.Generator().manual_seed(seed))[0].tolist()
+
+    first = drafted(0)
+    torch.manual_seed(5)
+    assert drafted(0) == first != drafted(1)
+
+
+def test_codes_are_drawn_each_from_its_own_row():
+    jacobi = Jacobi(lambda tokens, m: torch.eye(5, dtype=torch.float64)[[3, 0, 4]], 5)
+    jacobi.target(torch.tensor([1, 1, 1]), 3)
+    tokens, q = jacobi.draft(torch.tensor([1]), 3, None)
+    assert tokens.tolist() == [3, 0, 4]
+    assert torch.equal(q, torch.eye(5, dtype=torch.float64)[[3, 0, 4]])
+
+
+def test_an_answer_that_holds_no_probabilities_is_refused():
+    jacobi = Jacobi(lambda tokens, m: torch.full((m, 5), math.nan), 5)
+    with pytest.raises(ValueError, match="the target's answer holds rows that are no probabilities"):
+        jacobi.target(torch.tensor([1]), 1)
 
 
 def test_grouped_decoding_takes_fewer_calls():

@@ -82,7 +82,7 @@ def test_a_refused_token_has_no_part_in_the_residual(dtype, v):
         assert after.dtype == dtype
         assert (after[q >= p] == 0).all()
         torch.testing.assert_close(after.double().sum().item(), 1.0, atol=0.02, rtol=0)
-    assert residual(p, p, 0) is p
+    assert torch.equal(residual(p, p, 0), p)
 
 
 def test_algorithm_1_is_that_of_a_plain_loop():
@@ -138,6 +138,28 @@ def test_temperature_divides_the_logits(temperature):
     narrow = probabilities(logits.bfloat16(), temperature)
     assert narrow.dtype == torch.float64
     torch.testing.assert_close(narrow.sum(-1), torch.ones(3, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.5, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_logits_that_are_no_numbers_are_refused_where_they_enter(temperature, dtype):
+    nan, inf = math.nan, math.inf
+    for bad in ([0.0, nan, 1.0], [0.0, inf, 1.0], [-inf, -inf, -inf]):
+        with pytest.raises(ValueError, match=r"row 1 of the logits came with .* as the highest"):
+            probabilities(torch.tensor([[0.0, 1.0, 2.0], bad]).to(dtype), temperature)
+    forbidden = probabilities(torch.tensor([[-inf, 0.0, -inf]], dtype=dtype), temperature)
+    assert forbidden.tolist() == [[0, 1, 0]]
+    broken = Cached(lambda new, cache: torch.full((1, new.shape[1], 3), nan, dtype=dtype), temperature)
+    for k in (0, 2):
+        draft = drafter(lambda tokens, m: torch.full((m, 3), 1 / 3))
+        with pytest.raises(ValueError, match="of the logits came with nan"):
+            decode(broken, draft, accept, torch.tensor([1]), 3, k=k)
+
+
+@pytest.mark.parametrize("bad", [[0.5, math.nan], [1.5, -0.5], [0.0, 0.0], [math.inf, 1.0]])
+def test_only_probabilities_are_drawn_from(bad):
+    with pytest.raises(ValueError, match="expected probabilities"):
+        pick(torch.tensor(bad))
 
 
 def test_temperature_0_is_the_argmax_and_the_first_of_equals():

@@ -107,6 +107,22 @@ def test_the_template_is_the_papers():
     assert all(path[:-1] in ranks and (path[-1] == 0 or (*path[:-1], path[-1] - 1) in ranks) for path in ranks if path)
 
 
+# How many nodes hang below which node of the paper's tree, a node being written as the ranks on the way to it.
+WIDTHS = {"": 8, "0": 8, "1": 4, "2": 3, "3": 2, "4": 1, "5": 1, "6": 1, "7": 1}
+WIDTHS |= {"00": 8, "01": 3, "02": 2, "03": 1, "04": 1, "05": 1, "06": 1, "07": 1}
+WIDTHS |= {"10": 2, "11": 1, "20": 1, "30": 1, "40": 1, "50": 1}
+WIDTHS |= {"000": 5, "001": 2, "002": 1, "003": 1, "004": 1, "010": 1, "020": 1, "100": 1, "200": 1, "300": 1}
+WIDTHS |= {"0000": 3, "0001": 1, "0002": 1, "0010": 1, "0100": 1, "1000": 1, "00000": 2, "00010": 1}
+
+
+def test_every_node_of_the_papers_tree_is_in_its_place():
+    expected = sorted((f"{above}{rank}" for above, count in WIDTHS.items() for rank in range(count)), key=len)
+    found = ["".join(map(str, path)) for path in paths(Tree(template().ranks, template().parents))[1:]]
+    assert len(found) == 80
+    assert set(found) == set(expected)
+    assert found == sorted(found, key=lambda path: (len(path), path))
+
+
 @pytest.mark.parametrize("children", [(), (0,), (1,), (3,), (2, 0, 4), (1, 1, 1, 1, 1), CHILDREN])
 @pytest.mark.parametrize("depth", [0, 1, 3, None])
 def test_a_tree_is_filled_as_by_recursion(children, depth):
@@ -343,6 +359,40 @@ class Deep(Anything):
 
     def draft(self, context, depth):
         return Tree(torch.zeros(2).long(), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_refused(temperature, bad):
+    def target(context, tree):
+        logits = torch.zeros(1 + len(tree.tokens), 4)
+        logits[-1, 2] = bad
+        return logits
+
+    with pytest.raises(ValueError, match=f"row 1 of the logits came with {bad}"):
+        decode_tree(target, Anything(4, 1), torch.tensor([0]), 5, temperature=temperature)
+    memory = TokenRecycling(4, k=2, children=(2,))
+    with pytest.raises(ValueError, match=f"row 0 of the logits came with {bad}"):
+        memory.learn(torch.tensor([0]), torch.full((1, 4), bad))
+    assert (memory.matrix == -1).all()
+
+
+def test_trees_are_made_where_the_tokens_are():
+    # A device on which nothing can be computed stands in for the processor.
+    model, memory, context = Model(), TokenRecycling(13, k=3, children=(3, 2, 1)), torch.tensor([3, 1, 4])
+    target = TreeCached(model)
+    with torch.device("meta"):
+        decoded = decode_tree(target.branch, memory, context, 20)
+    assert decoded.tokens.device == decoded.of_draft.device == memory.matrix.device == context.device
+    assert decoded.tokens.tolist() == plain_greedy(model, context, 20)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_serve_as_well(dtype):
+    target, memory = chain([1, 2, 3, 0]), TokenRecycling(4, k=2, children=(2, 1, 1, 1))
+    narrow = decode_tree(lambda c, tree: target(c, tree).to(dtype), memory, torch.tensor([0]), 12)
+    assert narrow.tokens.tolist() == [1, 2, 3, 0] * 3
+    assert narrow.calls < 12
 
 
 def test_walking_stops_where_no_child_has_the_token():
