@@ -12,7 +12,8 @@ out is not bound by delta (see `bound`).
 Differs from the paper: drafts are a chain, not a tree. The correction is that of the authors' tree of fixed shape; for
 EAGLE-2's tree their code sets q to 1 and takes x and its neighbours out of p instead. It counts k + 1 neighbours as out
 of q, ours the k that may lend, and only if they lend more than nothing, so that delta = 0 is exact for a p with zeros,
-too. Its rule for delta above 1 (loans in proportion to p(x)) is left to an exercise.
+too. Greedy decoding has a rule of its own (`greedy`). The rule for delta above 1 (loans in proportion to p(x)) is left
+to an exercise.
 Notebook: notebooks/05_speculate/04_lantern.ipynb
 """
 
@@ -23,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from minitok.speculate import speculative
+from minitok.speculate._checks import check_draft, finite, wide
 from minitok.speculate.speculative import overlap, verify
 
 
@@ -35,12 +37,13 @@ def nearest(codebook: Float[Tensor, "v d"], k: int) -> Int[Tensor, "v k"]:
     Distance is L2, as in the authors' code. Raises `ValueError` for a k that is not from 0 to v - 1, or vectors that
     are not finite.
     """
-    if codebook.dim() != 2 or not bool(codebook.isfinite().all()):
+    if codebook.dim() != 2 or not finite(codebook):
         raise ValueError(f"codebook of shape {tuple(codebook.shape)} came, expected (v, d) of finite numbers")
     if not 0 <= k < len(codebook):
         raise ValueError(f"k={k} came, expected 0 to {len(codebook) - 1}: a code is no neighbour of its own")
-    # Exact differences: the matrix product that `cdist` may use makes equal distances unequal.
-    apart = torch.cdist(codebook, codebook, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    # Exact differences: the matrix product that `cdist` may use makes equal distances unequal, and errs far from zero.
+    vectors = wide(codebook)
+    apart = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
     return apart.argsort(dim=-1, stable=True)[:, :k].contiguous()
 
 
@@ -63,10 +66,11 @@ def borrowed(
         shape, kind = tuple(neighbours.shape), neighbours.dtype
         raise ValueError(f"neighbours of shape {shape} and {kind} came, expected ({v}, k) whole numbers")
     listed = neighbours[x]
-    if listed.numel() and not (int(listed.min()) >= 0 and int(listed.max()) < v):
+    checked = torch.compiler.is_compiling() or not listed.numel()
+    if not checked and not (int(listed.min()) >= 0 and int(listed.max()) < v):
         raise ValueError(f"neighbours from {int(listed.min())} to {int(listed.max())} came, expected 0 to {v - 1}")
-    sums = p[listed].cumsum(-1)
-    return torch.where(sums <= delta, sums, 0).amax(-1) if listed.shape[1] else p.new_zeros(len(x))
+    sums = p[listed].double().cumsum(-1)
+    return torch.where(sums <= delta, sums, 0).amax(-1).to(p.dtype) if listed.shape[1] else p.new_zeros(len(x))
 
 
 def relaxed(p: Float[Tensor, "v"], x: int, neighbours: Int[Tensor, "v k"], delta: float | int) -> Float[Tensor, "v"]:
@@ -79,8 +83,8 @@ def relaxed(p: Float[Tensor, "v"], x: int, neighbours: Int[Tensor, "v k"], delta
     There is one for each x, and no single distribution that all drafts are judged by: hence no bound on what comes out.
     """
     total = borrowed(p, torch.tensor([x], device=p.device), neighbours, delta)
-    lent = p[neighbours[x]].cumsum(-1) <= delta
-    y = p.index_fill(0, neighbours[x][lent], 0)
+    near = p[neighbours[x]]
+    y = p.scatter(0, neighbours[x], torch.where(near.double().cumsum(-1) <= delta, 0, near))
     y[x] = p[x] + total[0]
     return y
 
@@ -105,7 +109,7 @@ def acceptance(
 def residual(
     p: Float[Tensor, "v"], q: Float[Tensor, "v"], x: int, neighbours: Int[Tensor, "v k"], *, delta: float | int = 0.1
 ) -> Float[Tensor, "v"]:
-    """The probabilities to draw from when x was refused: the exact ones, with q = 0 at neighbours that lent.
+    """The probabilities to draw from when x was refused: the exact ones, with q = 0 at all neighbours if any lent.
 
     >>> p, q = torch.tensor([0.25, 0.25, 0.5]), torch.tensor([0.5, 0.25, 0.25])
     >>> residual(p, q, 0, torch.tensor([[1], [0], [1]]), delta=0.0).tolist()
@@ -113,11 +117,11 @@ def residual(
     >>> residual(p, q, 0, torch.tensor([[1], [0], [1]]), delta=0.25).tolist()
     [0.0, 0.5, 0.5]
 
-    All k neighbours count, not only those m that lent, as in the authors' code.
+    All k neighbours count, not only those m that lent. The authors' `evaluate_posterior_v1` does so for k + 1 of them:
+    its slice is one longer than that of those that may lend.
     """
-    if borrowed(p, torch.tensor([x], device=p.device), neighbours, delta)[0] > 0:
-        q = q.index_fill(0, neighbours[x], 0)
-    return speculative.residual(p, q, x)
+    lent = borrowed(p, torch.tensor([x], device=p.device), neighbours, delta)[0] > 0
+    return speculative.residual(p, torch.where(lent, q.index_fill(0, neighbours[x], 0), q), x)
 
 
 def accept(
@@ -137,6 +141,35 @@ def accept(
     """
     settings = {"neighbours": neighbours, "delta": delta}
     return verify(p, q, drafted, partial(acceptance, **settings), partial(residual, **settings), generator)
+
+
+def greedy(
+    p: Float[Tensor, "k1 v"],
+    q: Float[Tensor, "k v"],
+    drafted: Int[Tensor, "k"],
+    generator: Generator | None = None,
+    *,
+    neighbours: Int[Tensor, "v _"],
+    delta: float | int = 0.1,
+) -> tuple[int, int]:
+    """`accept` without chance: x is kept if it is the likeliest code once its loan is added; lenders keep theirs.
+
+    >>> p = torch.tensor([[2.0, 1.9, 0.0], [0.0, 0.0, 9.0]]).softmax(-1)  # 0.49, 0.44, 0.07
+    >>> rule = {"neighbours": torch.tensor([[1, 2], [0, 2], [1, 0]]), "delta": 0.6}
+    >>> greedy(p, torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([1]), **rule)
+    (1, 2)
+
+    p is that of temperature 1: of temperature 0 nothing is left to lend. After the kept codes comes the likeliest, by p
+    itself; of equal ones the first. delta = 0 is greedy decoding. Source: `evaluate_posterior` of the authors' code.
+    """
+    check_draft(p, q, drafted)
+    best = p.argmax(-1).tolist()
+    for i, x in enumerate(drafted.tolist()):
+        raised = p[i].clone()
+        raised[x] += borrowed(p[i], drafted[i : i + 1], neighbours, delta)[0]
+        if int(raised.argmax()) != x:
+            return i, best[i]
+    return len(drafted), best[-1]
 
 
 def bound(p: Float[Tensor, "v"], q: Float[Tensor, "v"]) -> float:

@@ -7,7 +7,7 @@ import torch
 
 from minitok.speculate import speculative
 from minitok.speculate._common import decode, drafter
-from minitok.speculate.lantern import accept, acceptance, borrowed, bound, nearest, relaxed, residual
+from minitok.speculate.lantern import accept, acceptance, borrowed, bound, greedy, nearest, relaxed, residual
 from minitok.speculate.speculative import induced, overlap
 
 LINE = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
@@ -56,6 +56,54 @@ def test_equally_near_codes_come_in_order():
     grid = torch.cartesian_prod(torch.arange(5.0), torch.arange(5.0)) / 4 - 1
     assert nearest(grid, 4)[12].tolist() == [7, 11, 13, 17]
     assert nearest(torch.zeros(4, 2), 3).tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("shift", [0.0, 1000.0, -30_000.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_from_zero_neighbours_are_the_same(shift, dtype):
+    # Enough codes that `cdist` would take a product, at places that float32 holds exactly.
+    codebook = torch.randint(0, 64, (80, 3), generator=torch.Generator().manual_seed(0)).to(dtype) / 4
+    assert torch.equal(nearest(codebook + shift, 79), nearest(codebook.double(), 79))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_codebooks_have_the_neighbours_of_their_values(dtype):
+    codebook = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(nearest(codebook, 39), nearest(codebook.float(), 39))
+
+
+def test_greedy_by_hand():
+    # The authors' rule: the loan is added to x, the lenders keep theirs, and the likeliest code decides.
+    p = torch.tensor([[2.0, 1.9, 0.0], [0.0, 0.0, 9.0]]).softmax(-1)
+    near, one = torch.tensor([[1, 2], [0, 2], [1, 0]]), torch.eye(3)
+    for x, delta, expected in (
+        (1, 0.6, (1, 2)),
+        (1, 0.4, (0, 0)),
+        (0, 0.0, (1, 2)),
+        (2, 0.5, (1, 2)),
+        (2, 0.4, (0, 0)),
+    ):
+        assert greedy(p, one[x : x + 1], torch.tensor([x]), neighbours=near, delta=delta) == expected
+    # Of equal ones the first is the likeliest: with 0.25 lent, 1 has as much as 0.
+    p = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]])
+    assert greedy(p, one[1:2], torch.tensor([1]), neighbours=torch.tensor([[1], [2], [0]]), delta=0.25) == (0, 0)
+    assert greedy(p, one[2:], torch.tensor([2]), neighbours=torch.tensor([[1], [2], [0]]), delta=0.5) == (1, 0)
+
+
+def test_greedy_without_a_loan_is_greedy_decoding():
+    def model(seed):
+        table = rows(30, 30, seed, sharp=0.5)
+        return lambda tokens, m: table[tokens[len(tokens) - m :]]
+
+    near, start, calls, text = nearest(torch.randn(30, 2), 20), torch.tensor([3]), {}, torch.tensor([3])
+    for _ in range(40):
+        text = torch.cat([text, model(1)(text, 1).argmax(-1)])
+    for delta in (0.0, 0.3):
+        judge = partial(greedy, neighbours=near, delta=delta)
+        made = decode(model(1), drafter(model(2)), judge, start, 40, k=3, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(made.tokens, text[1:]) == (delta == 0)
+        calls[delta] = made.calls
+    assert calls[0.3] < 0.8 * calls[0.0]
 
 
 @pytest.mark.parametrize("seed", range(5))
