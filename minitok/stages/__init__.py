@@ -25,6 +25,13 @@ def league(name: str) -> Any:
     return importlib.import_module(f"minitok.stages.{name}")
 
 
+def __getattr__(name: str) -> Any:
+    """The stage of a chapter, imported when it is first asked for: `stages.reduce.stage()`."""
+    if name in NAMES:
+        return league(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def compute(name: str, folder: str | pathlib.Path, options: Options | None = None, ship: bool = False) -> dict:
     """Computes a league table; returns it with what it was made by and on.
 

@@ -4,7 +4,8 @@ from minitok.viz.figures import bars, images, lines, panel, patches
 from minitok.viz.live import animation, ends, show, slider
 from minitok.viz.palette import BACKGROUND, BASELINE, GRID, MUTED, OURS, PALETTE, PAPER, TEXT, style
 from minitok.viz.tables import aligned, shown
+from minitok.viz.tokens import painted
 
 __all__ = ["BACKGROUND", "BASELINE", "GRID", "MUTED", "OURS", "PALETTE", "PAPER", "TEXT"]
 __all__ += ["aligned", "animation", "bars", "ends", "images"]
-__all__ += ["lines", "panel", "patches", "show", "shown", "slider", "style"]
+__all__ += ["lines", "painted", "panel", "patches", "show", "shown", "slider", "style"]

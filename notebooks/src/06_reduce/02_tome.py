@@ -6,256 +6,247 @@
 # **Code:** `minitok/reduce/tome.py`.
 # **Read first:** [random token dropping](01_random_drop.ipynb).
 #
-# Lesson 1 threw tokens away. Here the tokens that are most alike are merged into their mean, and nothing is trained.
-# You will build the fast matching that finds them, and see when merging beats dropping, and when it does not.
+# After this lesson you can merge tokens inside any trained transformer, by hand and in code, and say what that costs.
 
 # %%
-import itertools
-import math
-from functools import partial
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 
-from minitok import house, papers, viz
-from minitok.data import clothing, photographs
-from minitok.metrics import accuracy, flops
-from minitok.reduce import Reduction, cost, even, once, resume, spread
-from minitok.reduce.random_drop import random_drop
-from minitok.reduce.tome import tome
+from minitok import papers, stages, viz
+from minitok.metrics import difference
+from minitok.reduce import Reduction, even, tome
 
 # %% [markdown]
 # ## The problem: a dropped token takes what only it knew
 #
-# The host is the vision transformer of the house: 256 patch tokens, a CLS token from which the class is read, 8 layers.
-# Two numbers say what a reduction costs: how many photographs are still named rightly, and by how many **bits** the
-# network's answer, its probabilities of the ten classes, moved away from the one with all tokens (the Kullback-Leibler
-# divergence; 0 means the same answer). The second is steadier on few photographs. (Without the clothing photographs we
-# use crops of others, and "right" means: as the whole network says.)
+# The chapter's stage is a trained vision transformer: 256 patch tokens, a CLS token from which the class of clothing is
+# read, 8 layers. Lesson 1 dropped tokens by lot, between the attention and the feed-forward part of layer 3 (they are
+# numbered from 0). "Moved" is how far the network's ten probabilities went from those with all tokens, in bits
+# (Kullback-Leibler divergence, 0: the same answer).
 
 # %%
-vit, there = house.load("vit"), clothing.at_hand()
-images = clothing.load("test").images[::6] if there else photographs.crops(62, 64)
-everything = vit(images)
-labels = clothing.load("test").labels[::6] if there else everything.argmax(-1)
-
-
-def score(logits):
-    p, q = everything.log_softmax(-1), logits.log_softmax(-1)
-    return 100 * accuracy(logits, labels), float((p.exp() * (p - q)).sum(-1).mean()) / math.log(2)
-
-
-full = score(everything)[0]
-print(f"all tokens: {full:.1f} % right")
+stage = stages.reduce.stage(images=62)
+lots = {k: stage.measure(stages.reduce.LOTS[:3], k) for k in (64, 32, 16, 8)}
+print(stage.data, "\n")
+print(stages.reduce.table({"all tokens": stage.full} | {f"by lot, {k}": row for k, row in lots.items()}))
 
 # %% [markdown]
-# Random dropping after layer 3 (they are numbered from 0), the mean of three draws:
+# ToMe throws nothing away: tokens that are alike are replaced by their mean. Here each group of merged patches has its
+# mean colours and a white rim. With 16 groups much of the background lies in few large ones.
 
 # %%
-counts, logits = (64, 32, 16, 8), resume(vit, images, 3)
-found = {}
-for k in counts:
-    draws = [score(logits(once(3, k, partial(random_drop, seed=seed)))) for seed in range(3)]
-    found["dropped", k] = [sum(values) / 3 for values in zip(*draws, strict=True)]
-    print("{:2} tokens: {:.1f} % right, {:.2f} bits away".format(k, *found["dropped", k]))
+seen = stage.seen(photo=5)  # what layer 3 knows of one photograph
+x, keys, photo = seen["x"], seen["keys"], stage.images[5]  # (1, 256, 192), (1, 3, 256, 64); CLS is left out
+groups = [viz.painted(photo, tome(x, k, keys=keys)) for k in (256, 64, 16)]
+titles = ["the photograph", "64 groups", "16 groups"]
+viz.show(viz.images(torch.stack(groups), titles, height=2.56), photo=True)
 
 # %% [markdown]
-# ## The idea: let each group of alike tokens speak with one voice
+# ## By hand: six tokens, two layers
 #
-# Dropping does not ask whether a token has a double. ToMe looks for doubles and replaces them by their mean. Below,
-# each group of merged patches has its mean colour and a white rim (parts of one colour that do not touch are one group
-# too). With 16 groups much of the shirt and of the background lies in few large ones; at the shirt's edge groups mix
-# both.
-
-
-# %%
-def painted(image, reduction):
-    patches = F.avg_pool2d(image[None], 4).flatten(2).mT  # 1 256 3, the mean colour of each patch
-    colours = reduction.restore(reduction.apply(patches)).mT
-    maps = torch.cat([colours, reduction.assignment[:, None]], 1).unflatten(2, (16, 16))
-    maps = maps.repeat_interleave(8, 2).repeat_interleave(8, 3)
-    group, rim = maps[:, 3:], torch.zeros_like(maps[:, 3:], dtype=torch.bool)
-    rim[..., 1:, :] |= group[..., 1:, :] != group[..., :-1, :]
-    rim[..., 1:] |= group[..., 1:] != group[..., :-1]
-    return maps[:, :3].masked_fill(rim, 1.0)
-
-
-# %%
-photo, layers = images[5], []
-vit(photo[None], layers.append)  # on_layer sees each layer: tokens, keys, attention
-
-
-def groups_of(layer, k):
-    seen = layers[layer]
-    return painted(photo, tome(seen.hidden[:, 1:], k, keys=seen.keys[:, :, 1:]))
-
-
-large = photo[None].repeat_interleave(2, 2).repeat_interleave(2, 3)
-shown = torch.cat([large, groups_of(3, 64), groups_of(3, 16)])
-viz.show(viz.images(shown, ["the photograph", "64 groups", "16 groups"], height=2.56), photo=True)
-
-# %% [markdown]
-# ## The mechanism, step by step
+# Six tokens with one value each and keys of width 2, all of length 1. We merge r = 2 of them, then one more.
 #
-# **1. What is alike?** Attention compares queries with **keys**, so a token's key already sums up what it has to say.
-# We take the keys of layer 3, their mean over the 3 heads, and compare directions: the cosine of two keys.
-
-# %%
-x, keys = layers[3].hidden[:, 1:], layers[3].keys[:, :, 1:]  # (1, 256, 192), (1, 3, 256, 64); CLS is left out
-metric = F.normalize(keys.mean(1), dim=-1)[0]
-print("cosine of patch 100 and its right neighbour:", round(float(metric[100] @ metric[101]), 2))
-print("cosine of patch 100 and patch 5, far away:", round(float(metric[100] @ metric[5]), 2))
-
-# %% [markdown]
-# **2. Two sets.** The best pairs among all of 256 tokens would be found one after another, since a pair changes what is
-# left. ToMe avoids that: tokens of even place are set A, the others set B, and only pairs across count. In our grid
-# these are, in the first round, alternating columns.
+# | token | 0 | 1 | 2 | 3 | 4 | 5 |
+# |---|---|---|---|---|---|---|
+# | value | 3 | 10 | 6 | 9 | 20 | 30 |
+# | key | (1, 0) | (0, 1) | (0.8, 0.6) | (1, 0) | (0.6, 0.8) | (0, 1) |
 #
-# **3. One edge each.** Each token of A draws an edge to its most similar token of B: one matrix product.
+# **Set A** holds the even places 0, 2, 4, **set B** the odd ones 1, 3, 5. Each of A draws one edge, to the token of B
+# whose key has the largest cosine. 0 goes to 3 (cosine 1), 2 to 3 (0.8). Token 4 is as near to 1 as to 5 (0.8): the
+# lower index wins, so 4 goes to 1.
+#
+# The **r = 2 strongest edges** are merged: 0 to 3 (1.0), and one of the two with 0.8, of which 2 comes before 4. Both
+# end in 3, so {0, 2, 3} becomes one token of value (3 + 6 + 9) / 3 = 6 and size 3, which stands where 0 stood. Left: 6,
+# 10, 20, 30.
 
 # %%
-A, B = metric[0::2], metric[1::2]
-similarity, partner = (A @ B.T).max(-1)  # for each of the 128 in A
-print("A's first five go to tokens", (2 * partner[:5] + 1).tolist())
-print("similarities:", [round(value, 2) for value in similarity[:5].tolist()])
+values = torch.tensor([[[3.0], [10.0], [6.0], [9.0], [20.0], [30.0]]])
+k6 = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]])
+cosines = k6[0, 0::2] @ k6[0, 1::2].T  # rows: 0, 2, 4; columns: 1, 3, 5
+print(cosines)
+first = tome(values, 4, keys=k6[:, None])
+size = first.sizes(torch.ones(1, 6))
+print("values", first.apply(values).flatten().tolist(), "sizes", size.flatten().tolist())
+assert (first.apply(values).flatten().tolist(), size.flatten().tolist()) == ([6, 10, 20, 30], [3, 1, 1, 1])
 
 # %% [markdown]
-# **4. The r strongest edges are merged.** Several of A may go to the same token of B and form one group. Then r tokens
-# fewer are left, always, whatever the picture shows: batches stay rectangular.
+# In the next layer the four left are numbered anew: A = {6, 20}, B = {10, 30}. Their keys are now ((1 + 0.8 + 1) / 3,
+# 0.6 / 3) = (0.93, 0.2), then (0, 1), (0.6, 0.8), (0, 1). The edge from 20 has cosine 0.8 to both, and goes to 10; that
+# from 6 has 0.2 / 0.95 = 0.21. With r = 1 the two of 10 and 20 become 15, of size 2.
+#
+# In a third round 30 meets 15. The mean counts patches: (2 x 15 + 30) / 3 = 20, not 22.5.
+
+# %%
+y, keys4 = first.apply(values), first.apply(k6)  # a real layer computes new keys; here they are merged as well
+second = tome(y, 3, keys=keys4[:, None], size=size)
+y, keys3, size = second.apply(y), tome(y, 3, keys=keys4[:, None], size=size).apply(keys4), second.sizes(size)
+third = tome(y, 2, keys=keys3[:, None], size=size)
+print("values", y.flatten().tolist(), "then", third.apply(y).flatten().tolist(), "sizes", third.sizes(size).tolist())
+assert y.flatten().tolist() == [6, 15, 30]
+assert difference(third.apply(y).flatten(), torch.tensor([6.0, 20.0])) < 1e-5
+
+# %% [markdown]
+# **Attention counts patches too.** Say two twins and a third token have logits 1, 1 and 0.5. Merged, the twins would
+# get the share of one. ToMe adds log s to the logits (*proportional attention*), which is the same as having s copies
+# of the key:
+
+# %%
+logits, sizes = torch.tensor([1.0, 1.0, 0.5]), torch.tensor([2.0, 1.0])
+twins = logits.softmax(-1)
+merged, plain = (logits[1:] + sizes.log()).softmax(-1), logits[1:].softmax(-1)
+for name, share in {"two twins": twins, "merged, no sizes": plain, "merged, log sizes": merged}.items():
+    print(f"{name:18}", [round(value, 2) for value in share.tolist()])
+assert difference(merged, torch.stack([twins[:2].sum(), twins[2]])) < 1e-6
+
+# %% [markdown]
+# ## The mechanism on real tokens
+#
+# **1. What is alike?** In attention queries are compared with keys, so a token's **key** already sums up what it has to
+# say; a token's vector holds more than that and is three times as wide here. We take the keys of layer 3, their mean
+# over heads.
+#
+# **2. Two sets, one edge each.** The best pairs among all 256 would have to be found one after another, since each
+# merge changes what is left. With two sets one matrix product finds all edges at once.
 
 
 # %%
-def pair(metric, r):
+def edges(metric):
     metric = F.normalize(metric, dim=-1)
-    similarity, partner = (metric[0::2] @ metric[1::2].T).max(-1)
+    cosine, partner = (metric[0::2] @ metric[1::2].T).max(-1)  # for each of A; max takes the first of equals
+    return cosine, 2 * partner + 1
+
+
+cosine, partner = edges(keys[0].mean(0))
+print("the first five of A go to", partner[:5].tolist(), "by", [round(value, 2) for value in cosine[:5].tolist()])
+
+# %% [markdown]
+# **3. The r strongest edges are merged.** A threshold on likeness would leave another number of tokens in each picture;
+# a fixed r keeps batches rectangular. One step can take away at most half of the tokens: to go further, match again.
+
+
+# %%
+def step(metric, r):
+    cosine, partner = edges(metric)
     groups = [[i] for i in range(len(metric))]
-    for a in similarity.argsort(descending=True, stable=True)[:r].tolist():
-        groups[2 * int(partner[a]) + 1] += groups[2 * a]
+    for a in cosine.argsort(descending=True, stable=True)[:r].tolist():
+        groups[int(partner[a])] += groups[2 * a]
         groups[2 * a] = []
     return sorted(sorted(group) for group in groups if group)  # in the order of their first tokens
 
 
-groups = pair(keys[0].mean(0), r=100)
-print(len(groups), "tokens; the five largest groups have", sorted(map(len, groups))[-5:])
-
 # %% [markdown]
-# **5. A mean that counts patches.** A token that already stands for three patches weighs three times in the next mean:
-# its **size** s. One step can merge at most half of the tokens, so to go further we match again.
+# **4. A mean that counts patches**, for the tokens and, where a call matches again, for the keys.
 
 
 # %%
 def merge(x, metric, size, k):
     while len(x) > k:
-        groups = pair(metric, r=min(len(x) - k, len(x) // 2))
+        groups = step(metric, r=min(len(x) - k, len(x) // 2))
         weights = [size[group, None] / size[group].sum() for group in groups]
         x, metric = (
-            torch.stack([(w * values[group]).sum(0) for w, group in zip(weights, groups, strict=True)])
-            for values in (x, metric)
+            torch.stack([(w * held[group]).sum(0) for w, group in zip(weights, groups, strict=True)])
+            for held in (x, metric)
         )
         size = torch.stack([size[group].sum() for group in groups])
     return x, size
 
 
 # %% [markdown]
-# **What you built is what the library has.** `tome` returns the `Reduction`: the matrix whose rows are these means.
+# What you built is what the library has. `tome` returns a `Reduction`: the matrix whose rows are these means.
 
 # %%
 for k in (200, 60, 7):
-    merged, size = merge(x[0], keys[0].mean(0), torch.ones(256), k)
+    mine, size = merge(x[0], keys[0].mean(0), torch.ones(256), k)
     reduction = tome(x, k, keys=keys)
-    torch.testing.assert_close(reduction.apply(x)[0], merged, atol=1e-4, rtol=0)
+    assert difference(reduction.apply(x)[0], mine) < 1e-4
     assert torch.equal(reduction.sizes(torch.ones(1, 256))[0], size)
 print("tokens and sizes agree; sizes of the last seven:", size.int().tolist())
 
 # %% [markdown]
-# **6. Attention must count patches too.** Say two of three tokens have the same key. Merged they would get the share of
-# one. **Proportional attention** adds log s to the logits, `softmax(q k / sqrt(d) + log s)` with heads of width d,
-# which is the same as having s copies of the key.
+# ## The recipe
+#
+# In every layer (or the chosen ones), between the attention and the feed-forward part:
+#
+# 1. Take the tokens x (n, c), the keys of that attention and the sizes s (at first all 1). CLS is left out and stays.
+# 2. Metric: the mean of the keys over heads, each divided by its length.
+# 3. A = even places, B = odd places. For each a in A: the b in B of the largest cosine; of equal ones the lower.
+# 4. Sort the edges by cosine, equal ones by index; the first r are merged, r at most half of the tokens.
+# 5. Each b and all a that came to it: $x = \sum_i s_i x_i / \sum_i s_i$, and $s = \sum_i s_i$.
+# 6. Order: a group stands where its first token stood. Other tokens of A stay as they are.
+# 7. From then on every attention is $\mathrm{softmax}(q k^T / \sqrt{d} + \log s)$.
+# 8. r is a setting: constant, or falling from layer to layer. Here k is given, and r = n - k.
+# 9. Cost: one product of n/2 by n/2 keys. Nothing is trained. Undo it by copying each group's value to its patches.
+#
+# | | paper and its code | here |
+# |---|---|---|
+# | order | what is left of A, then B | by first token |
+# | sets | A begins with CLS, so with patches 1, 3, ... | A begins with patch 0 |
+# | more than half at once | not done: r per layer | matched again, by merged keys |
+#
+# ## The experiment: one cut, and a little in every layer
+#
+# The same cut as by lot, with the same numbers of tokens, and beside it the blind mean of squares of patches
+# (**pooling**), the strongest method that looks at nothing.
 
 # %%
-logit = torch.tensor([1.0, 1.0, 0.5])
-print("two twins and a third: ", [round(share, 2) for share in logit.softmax(-1).tolist()])
-print("merged, without sizes: ", [round(share, 2) for share in logit[1:].softmax(-1).tolist()])
-sizes = torch.tensor([2.0, 1.0])
-print("merged, with log sizes:", [round(share, 2) for share in (logit[1:] + sizes.log()).softmax(-1).tolist()])
+merged = {k: stage.measure(tome, k) for k in lots}
+squares = {k: stage.measure(stages.reduce.pooling, k) for k in (64, 16)}
+series = {"ours: merged (ToMe)": merged, "baseline: by lot": lots, "muted: squares": squares}
+curves = {name: (list(rows), [row.moved for row in rows.values()]) for name, rows in series.items()}
+title, axis = "Merged, the answers move less than by lot", "tokens kept after layer 3 (of 256)"
+viz.show(viz.lines(curves, title, axis, "answer moved by (bits)", log="x"))
 
 # %% [markdown]
-# Our transformer does this in every layer after `on_layer` has returned a reduction.
-#
-# ## The experiment, first part: one cut in the middle
-#
-# The same cut as above, after layer 3, with the same numbers of tokens.
+# The paper takes r tokens away in every layer, so that each layer's keys decide anew: `layer=None`.
 
 # %%
-for k in counts:
-    found["merged", k] = score(logits(once(3, k, tome)))
-    print("{:2} tokens: {:.1f} % right, {:.2f} bits away".format(k, *found["merged", k]))
-
-# %%
-names = {"ours: merged (ToMe)": "merged", "baseline: dropped at random": "dropped"}
-series = {name: (counts, [found[how, k][0] for k in counts]) for name, how in names.items()}
-title, axis = "Merged, the answers last longer", "tokens kept after layer 3 (of 256)"
-viz.show(viz.lines(series, title, axis, "right answers (%)", levels={"all tokens": full}))
-
-# %%
-series = {name: (counts, [found[how, k][1] for k in counts]) for name, how in names.items()}
-viz.show(viz.lines(series, "Merged, the answer moves less", axis, "answer moved by (bits)"))
-
-# %%
-ratio = {k: found["merged", k][1] / found["dropped", k][1] for k in counts}
-print("merged, of the way by lot:", ", ".join(f"{value:.2f} ({k} tokens)" for k, value in ratio.items()))
-assert max(ratio.values()) < 0.85 or not there
+spread, spread_lots = stage.measure(tome, 16, layer=None), stage.measure(stages.reduce.LOTS[:2], 16, layer=None)
+print("tokens left after each layer:", list(even(256, 16, 8).values()), "\n")
+rows = {
+    f"{name.split(': ')[1]}, {k}": row for name, found in series.items() for k, row in found.items() if k in (64, 16)
+}
+print(stages.reduce.table(rows | {"merged, spread to 16": spread, "by lot, spread to 16": spread_lots}))
 
 # %% [markdown]
-# (One photograph of 62 is more than a point: that 8 tokens seem better than 16, and 64 better than all, is chance. The
-# bits do not turn.)
+# One photograph is 1.6 points, so "right" can rank little here; the bits can. Spread, half of the FLOPs are left, and
+# the answers are nearly those with all tokens. The matching itself costs about a thousandth of the layers.
 #
-# The price is the same: the layers cost as much with 16 merged tokens as with 16 kept ones, and the matching itself
-# takes next to nothing.
+# **Do the sizes matter?** The obvious simpler version merges but leaves attention as it is:
+
 
 # %%
-layers_cost = cost(vit.body, {3: 16}, 256)
-extra = flops(lambda: tome(x, 16, keys=keys))
-print(f"layers {layers_cost / 1e6:.0f}, matching {extra / 1e6:.1f} million FLOPs a photograph")
-assert extra < 0.01 * layers_cost
+def without_sizes(layer, k=16):
+    if layer.index == 3:
+        made = tome(layer.hidden[:, 1:], k, keys=layer.keys[:, :, 1:]).beside(1)  # CLS stays before them
+        return SimpleNamespace(apply=made.apply, sizes=lambda size: torch.ones(len(size), 1 + k))
+    return None
+
+
+unsized = stage.score(stage.before(3)(without_sizes))
+further, error = stages.reduce.gap(merged[16], unsized)
+print(f"16 tokens: {merged[16].moved:.2f} bits with log s, {unsized.moved:.2f} without;", end=" ")
+print(f"difference {further:+.2f} +- {error:.2f} (two standard errors)")
 
 # %% [markdown]
-# ## The experiment, second part: a little in each layer
-#
-# The paper merges r tokens in every layer, so that each layer's keys decide anew. `even` makes such a schedule and
-# `spread` runs it: here from 256 down to 16.
-
-# %%
-schedule = even(256, 16, 8)
-print("tokens left after each layer:", list(schedule.values()))
-share = cost(vit.body, schedule, 256) / cost(vit.body, {}, 256)
-print(f"{share:.0%} of the FLOPs")
-found["merged", "spread"] = score(vit(images, spread(schedule, tome)))
-draws = [score(vit(images, spread(schedule, partial(random_drop, seed=seed)))) for seed in range(2)]
-found["dropped", "spread"] = [sum(values) / 2 for values in zip(*draws, strict=True)]
-for how in ("merged", "dropped"):
-    print("{}: {:.1f} % right, {:.3f} bits away".format(how, *found[how, "spread"]))
-
-# %% [markdown]
-# In right answers the two ways are close, and neither is far from all tokens; in bits they are well apart.
+# With 16 tokens after one cut this network does not miss the sizes. The paper reports that they help its larger
+# networks; a group of a hundred patches of background speaks very loudly in ours.
 #
 # ## Play: who is merged with whom?
 #
-# Choose the layer whose keys decide, and the number of tokens. Here are 12 tokens by the keys of three layers. In layer
-# 0 groups follow colour, and the bright red is one of them; in layer 2 most of the bear is a group of its own; in layer
-# 5 one large group holds shirt and bear.
+# Choose the layer whose keys decide, and the number of tokens. In layer 0 groups follow colour; deeper, they follow
+# things.
 
 
 # %%
 def draw(layer=5, k=12):
-    shown = torch.cat([large, groups_of(layer, k)])
-    return viz.show(viz.images(shown, ["the photograph", f"layer {layer}: {k} tokens"], height=2.56), photo=True)
+    seen = stage.seen(5, layer)
+    made = viz.painted(photo, tome(seen["x"], k, keys=seen["keys"]))
+    return viz.show(viz.images(made[None], [f"keys of layer {layer}, {k} tokens"], height=2.56), photo=True)
 
 
-three = torch.cat([groups_of(layer, 12) for layer in (0, 2, 5)])
-viz.show(
-    viz.images(three, ["layer 0", "layer 2", "layer 5"], height=2.56, title="12 groups, by whose keys?"), photo=True
-)
+draw()
 
 # %%
 control = viz.slider(draw, layer=(0, 7), k=[2, 4, 8, 12, 16, 32, 64, 128, 256])
@@ -264,79 +255,79 @@ control
 
 # %% [markdown]
 # ## The verdict
+#
+# Each line asks for a gap above twice its standard error over the same photographs, so that chance alone does not hold.
 
 # %%
-ours, lots = ([sum(found[how, k][i] for k in counts) / len(counts) for i in (0, 1)] for how in ("merged", "dropped"))
-spread_ours, spread_lots = found["merged", "spread"], found["dropped", "spread"]
-own = "0.2-0.3 points lost at twice the speed (abstract)"
+one_cut, one_cut_lots = (stages.reduce.mean(list(found.values())) for found in (merged, lots))
+both, blind = stages.reduce.mean([merged[64], merged[16]]), stages.reduce.mean(list(squares.values()))
+pairs = {
+    "moved, one cut, by lot": (one_cut, one_cut_lots),
+    "moved, spread, by lot": (spread, spread_lots),
+    "moved, one cut, squares": (both, blind),
+}
 measures = [
-    papers.better("right, one cut, mean of 64 to 8 tokens", ours[0], than=lots[0], unit="%", margin=2),
-    papers.better("answer moved, one cut", ours[1], than=lots[1], unit="bits", higher=False, margin=0.1),
-    papers.better("right, spread", spread_ours[0], than=spread_lots[0], unit="%", margin=-3),
-    papers.better("right, spread, against all tokens", spread_ours[0], than=full, unit="%", margin=-3, paper=own),
-    papers.better("answer moved, spread", spread_ours[1], than=spread_lots[1], unit="bits", higher=False, margin=0.01),
+    papers.better(
+        name, ours.moved, than=other.moved, margin=stages.reduce.gap(ours, other)[1], unit="bits", higher=False
+    )
+    for name, (ours, other) in pairs.items()
 ]
+own = "0.2-0.3 points lost at twice the speed (ViT-L and ViT-H on ImageNet, abstract)"
+measures.append(
+    papers.not_worse("right, spread, all tokens", spread.right, than=stage.full.right, by=5, unit="%", paper=own)
+)
 
 # %%
-claim = papers.verdict(
+papers.verdict(
     "tome",
-    "At equal tokens and FLOPs, merging alike tokens changes a trained network's answers less than dropping at random.",
+    "At equal tokens, merging alike tokens changes a trained network's answers less than dropping or blind pooling.",
     measures,
-    against="random dropping in the same layers, 3 draws (spread: 2); all tokens; the house's vit, not trained again",
-    data="every sixth clothing photograph of the test set (62)",
+    against="3 draws by lot (spread: 2), squares of patches (64 and 16 tokens), all tokens; vit, not trained again",
+    data=stage.data,
 )
-assert claim.outcome == "holds" or not there
 
 # %% [markdown]
-# Spread, the network has half of its FLOPs left. The third line only says that merging is at most 3 points worse than
-# dropping, the fourth that it is at most 3 points, two photographs, under all tokens: the paper's 0.2 to 0.3 points are
-# finer than 62 photographs can show.
+# On 62 photographs ToMe and blind squares cannot be told apart; on all 372 of [the league](00_overview.ipynb) ToMe is
+# ahead.
 #
 # ## Where it breaks: too early
 #
-# The claim was measured in the middle of the network and spread over it. Right after the attention of layer 0 it is the
-# other way round. A third way helps to see why: **squares** merges squares of 2 x 2 (or 4 x 4) patches, without looking
-# at anything.
-
+# Right after the attention of layer 0, the same 64 tokens:
 
 # %%
-def squares(x, k):
-    side = round((256 / k) ** 0.5)
-    rows = torch.arange(16) // side
-    return Reduction.merge((16 // side * rows[:, None] + rows).flatten().expand(len(x), -1), k)
-
-
-# %%
-first = resume(vit, images, 0)
-draws = [score(first(once(0, 64, partial(random_drop, seed=seed))))[1] for seed in range(3)]
-lost, moved = {(0, 64): sum(draws) / 3, (3, 64): found["dropped", 64][1], (3, 16): found["dropped", 16][1]}, {}
-for (layer, k), dropped in lost.items():
-    run, where = logits if layer else first, f"layer {layer}, {k} tokens"
-    moved[f"ours: merged, {where}"] = score(run(once(layer, k, tome)))[1]
-    moved[f"baseline: dropped, {where}"] = dropped
-    moved[f"squares, {where}"] = score(run(once(layer, k, squares)))[1]
-viz.show(viz.bars(moved, "In layer 0 means harm, in layer 3 they help", "answer moved by (bits)"))
-
-# %%
-for layer, k in lost:
-    merged, dropped, square = (
-        moved[f"{n}, layer {layer}, {k} tokens"] for n in ("ours: merged", "baseline: dropped", "squares")
-    )
-    print(f"layer {layer}, {k} tokens: merged moves {merged / dropped:.1f} times as far as dropped", end="")
-    print(f", squares {square / merged:.1f} times as far as merged")
-    assert min(merged, square) > dropped if layer == 0 else max(merged, square) < dropped or not there
-assert moved["squares, layer 3, 64 tokens"] > 1.3 * moved["ours: merged, layer 3, 64 tokens"] or not there
+early = {"merged": stage.measure(tome, 64, layer=0), "squares": stage.measure(stages.reduce.pooling, 64, layer=0)}
+early["by lot"] = stage.measure(stages.reduce.LOTS[:3], 64, layer=0)
+moved = {f"layer 0, {name}": row.moved for name, row in early.items()}
+moved |= {f"layer 3, {name}": rows[f"{name}, 64"].moved for name in ("squares", "by lot")}
+moved["ours: layer 3, merged"] = merged[64].moved
+viz.show(viz.bars(moved, "In layer 0 means harm; in layer 3 they help", "answer moved by (bits), 64 tokens"))
 
 # %% [markdown]
-# In the first layer means harm, those of alike tokens as well as those of squares; in layer 3 they do not. The network
-# was trained with means in neither place: why early layers cannot use them, this figure does not say.
-#
-# Squares, which look at nothing, move the answer further than ToMe with 64 tokens but not with 16, on these 62
-# photographs; on all 372 of [the league](00_overview.ipynb) ToMe is ahead in both. A clever choice should beat them.
+# In the first layer means of alike tokens harm as means of squares do. The network never saw means there when it was
+# trained; why later layers bear them, this figure does not say.
 #
 # ## Exercises
 #
-# **1. Choose or average?** ToMe finds doubles, and it averages them. Which of the two does the work? Write a method
+# **1. Your own ToMe.** Write it from the recipe, for a batch: `keys` (b, heads, n, d) and `size` (b, n) may be missing.
+# `Reduction.merge(assignment, k, size)` makes the means, if `assignment` (b, n) says for each token which of the k
+# outputs it goes to. The library's tests judge it.
+
+
+# %%
+def my_tome(x, k, *, keys=None, size=None):
+    b, n, _ = x.shape
+    return Reduction.merge((torch.arange(n) % k).expand(b, n), k, size)  # replace this: it merges whatever comes
+
+
+# %%
+def check_1(method):
+    return papers.check("tome", method)
+
+
+check_1(my_tome)
+
+# %% [markdown]
+# **2. Choose or average?** ToMe finds doubles, and it averages them. Which of the two does the work? Write a method
 # that finds the same groups, but keeps only the first token of each (`reduction.order` has their places).
 
 
@@ -346,70 +337,17 @@ def first_of_each(x, k, *, keys, size):
 
 
 # %%
-def check_1(method):
+def check_2(method):
     reduction = method(x, 8, keys=keys, size=torch.ones(1, 256))
-    if not torch.equal(reduction.apply(x), x[:, reduction.order[0]]):
-        return "each output should be one of the tokens as it was"
     if reduction.shape != (1, 8, 256):
         return f"8 of 256 tokens should stay, not {reduction.shape[1]} of {reduction.shape[2]}"
-    moved = score(logits(once(3, 8, method)))[1]
-    mean, lots = found["merged", 8][1], found["dropped", 8][1]
-    work = "the mean does the work" if mean < 0.8 * moved else "here the choice does the work"
-    return f"right: {moved:.2f} bits, with the mean {mean:.2f}, by lot {lots:.2f}: {work}"
+    if not torch.equal(reduction.apply(x), x[:, reduction.order[0]]):
+        return "each output should be one of the tokens as it was"
+    row, pairs = stage.measure(method, 8), {"the means": merged[8], "lots": lots[8]}
+    return f"right: moved by {row.moved:.2f} bits; " + ", ".join(f"{n} {r.moved:.2f}" for n, r in pairs.items())
 
 
-check_1(first_of_each)
-
-# %% [markdown]
-# **2. A falling schedule.** The authors' code can also merge most in the first layers: layer i takes away a number of
-# tokens that falls in a straight line to (about) zero in the last. Write it for n tokens, k left and L layers, as a
-# dictionary like that of `even`.
-
-
-# %%
-def falling(n, k, layers):
-    return even(n, k, layers)  # replace this: it takes away the same everywhere
-
-
-# %%
-def check_2(schedule):
-    left = [256, *schedule(256, 16, 8).values()]
-    steps = [before - after for before, after in itertools.pairwise(left)]
-    if len(steps) != 8 or left[-1] != 16:
-        return f"after 8 layers 16 tokens should be left, not {left[-1]} after {len(steps)}"
-    line = [steps[0] * (7 - i) / 7 for i in range(8)]
-    if max(abs(step - on_line) for step, on_line in zip(steps, line, strict=True)) > 3:
-        return f"the steps should fall in a straight line to about zero, not {steps}"
-    price = cost(vit.body, schedule(256, 16, 8), 256) / cost(vit.body, {}, 256)
-    return f"right: {price:.0%} of the FLOPs, {share:.0%} with the even one"
-
-
-check_2(falling)
-
-# %% [markdown]
-# **3. Back to a picture.** Tasks with an answer for each patch need 256 values again. Given the reductions of several
-# layers, first to last (without CLS), and k values y of the last, return a value for each patch.
-
-
-# %%
-def unmerge(reductions, y):
-    return reductions[-1].restore(y)  # replace this: it goes back by one layer only
-
-
-# %%
-def check_3(unmerge):
-    tokens, reductions, group = x, [], torch.arange(256)
-    for k in (128, 40, 9):
-        reductions.append(tome(tokens, k))
-        tokens, group = reductions[-1].apply(tokens), reductions[-1].assignment[0, group]
-    back = unmerge(reductions, tokens)
-    if back.shape != x.shape:
-        return f"the result should be (1, 256, 192), not {tuple(back.shape)}"
-    right = torch.allclose(back[0], tokens[0, group], atol=1e-5)
-    return "right" if right else "a patch should get the value of the group that it ended in"
-
-
-check_3(unmerge)
+check_2(first_of_each)
 
 # %% [markdown]
 # Solutions: `notebooks/src/solutions/06_reduce/02_tome.py`.
@@ -417,6 +355,6 @@ check_3(unmerge)
 # ## What was left out
 #
 # The paper also trains with merging, which makes training faster and closes most of the gap, and applies it to video
-# and sound. Its tables are about speed on large networks; ours counts operations. Read on: **PiToMe** protects what is
-# special before it merges, **Token Transforming** lets every token go to several outputs, and **FastV** moves to
-# language models, where attention says which tokens may go.
+# and sound. Its tables are about speed on large networks; ours counts operations. Read on:
+# [PiToMe](04_pitome.ipynb) protects what is special before it merges,
+# [Token Transforming](05_token_transforming.ipynb) lets every token go to several outputs.

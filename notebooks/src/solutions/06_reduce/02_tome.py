@@ -1,46 +1,41 @@
-"""Solutions to the exercises of notebooks/06_reduce/02_tome.ipynb; running this file checks them."""
-
-import itertools
+"""Solutions to the exercises of notebooks/06_reduce/02_tome.ipynb."""
 
 import torch
+import torch.nn.functional as F
 
-from minitok.reduce import Reduction
-from minitok.reduce.tome import tome
+from minitok.reduce import Reduction, tome
+
+
+def groups_of(metric, r):
+    """One step on one row: which of the outputs each token goes to."""
+    metric = F.normalize(metric, dim=-1)
+    cosine, partner = (metric[0::2] @ metric[1::2].T).max(-1)
+    target = torch.arange(len(metric))
+    for a in cosine.argsort(descending=True, stable=True)[:r].tolist():
+        target[2 * a] = 2 * int(partner[a]) + 1
+    firsts = {}
+    return torch.tensor([firsts.setdefault(group, len(firsts)) for group in target.tolist()])
+
+
+def my_tome(x, k, *, keys=None, size=None):
+    """Exercise 1: the recipe, row by row."""
+    b, n, _ = x.shape
+    if not 1 <= k <= n:
+        raise ValueError(f"k={k} came, expected a whole number from 1 to the {n} tokens of x")
+    size = torch.ones(b, n) if size is None else size
+    rows = []
+    for metric, weights in zip((x if keys is None else keys.mean(1)).float(), size.float(), strict=True):
+        assignment = torch.arange(n)
+        while (left := len(metric)) > k:
+            r = min(left - k, left // 2)
+            step = groups_of(metric, r)
+            merged = Reduction.merge(step[None], left - r, weights[None])
+            metric, weights = merged.apply(metric[None])[0], merged.sizes(weights[None])[0]
+            assignment = step[assignment]
+        rows.append(assignment)
+    return Reduction.merge(torch.stack(rows), k, size)
 
 
 def first_of_each(x, k, *, keys, size):
-    """Exercise 1: the same groups, of which the first tokens stay."""
+    """Exercise 2: the same groups, of which the first tokens stay."""
     return Reduction.keep(tome(x, k, keys=keys, size=size).order, x.shape[1])
-
-
-def falling(n, k, layers):
-    """Exercise 2: what is left after layer i is n less the sum of weights L - 1, L - 2, ..., 0, scaled to n - k."""
-    total = layers * (layers - 1) / 2
-    gone = itertools.accumulate(range(layers - 1, -1, -1))
-    return {i: n - round((n - k) * part / total) for i, part in enumerate(gone)}
-
-
-def unmerge(reductions, y):
-    """Exercise 3: the last reduction is undone first."""
-    for reduction in reversed(reductions):
-        y = reduction.restore(y)
-    return y
-
-
-if __name__ == "__main__":
-    x, keys = torch.randn(1, 256, 6), torch.randn(1, 3, 256, 4)
-    kept = first_of_each(x, 8, keys=keys, size=torch.ones(1, 256))
-    assert kept.shape == (1, 8, 256)
-    assert torch.equal(kept.apply(x), x[:, kept.order[0]])
-    left = [256, *falling(256, 16, 8).values()]
-    steps = [before - after for before, after in itertools.pairwise(left)]
-    assert left[-1] == 16
-    assert steps[-1] == 0
-    assert all(before > after for before, after in itertools.pairwise(steps))
-    tokens, reductions = x, []
-    for k in (128, 40, 9):
-        reductions.append(tome(tokens, k))
-        tokens = reductions[-1].apply(tokens)
-    back = unmerge(reductions, tokens)
-    assert back.shape == x.shape
-    assert len(back[0].unique(dim=0)) == 9
