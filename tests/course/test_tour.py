@@ -99,7 +99,7 @@ def test_what_is_no_picture_is_refused(picture: pathlib.Path, tmp_path: pathlib.
     Image.new("RGB", (63, 640)).save(tmp_path / "thin.png")
     with pytest.raises(FileNotFoundError, match="there is no picture"):
         check_picture(tmp_path / "nothing.png")
-    with pytest.raises(FileNotFoundError, match="there is no picture"):
+    with pytest.raises(ValueError, match="is a folder: name a picture in it"):
         check_picture(tmp_path)
     for name in ("words.png", "half.png"):
         with pytest.raises(ValueError, match=f"{name} cannot be read as a picture"):
