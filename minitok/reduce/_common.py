@@ -22,7 +22,7 @@ from minitok.vit import ViT
 
 __all__ = ["Blended", "Kept", "Merged", "Reduction"]
 __all__ += ["check_budget", "check_signal", "check_tokens", "precise"]
-__all__ += ["ascending", "cost", "even", "highest", "offered", "once", "resume", "spread"]
+__all__ += ["ascending", "cost", "even", "highest", "offered", "once", "repeated", "resume", "spread"]
 
 
 def highest(scores: Float[Tensor, "b n"], k: int) -> Int[Tensor, "b k"]:
@@ -49,6 +49,36 @@ def ascending(labels: Int[Tensor, "b n"], k: int) -> Int[Tensor, "b n"]:
     first = Reduction.merge(labels, k).order
     ranks = first.argsort(-1).argsort(-1)
     return torch.where(labels < 0, -1, ranks.gather(1, labels.clamp(min=0)))
+
+
+def repeated(
+    step: Callable[[Tensor, int], Tensor],
+    x: Float[Tensor, "b n c"],
+    k: int,
+    keys: Float[Tensor, "b g n d"] | None = None,
+    size: Float[Tensor, "b n"] | None = None,
+) -> Merged:
+    """Merges until k tokens are left, in as few steps as can be: each takes away at most half of what is left.
+
+    `step(metric (b, n, d), r)` says which of n - r outputs each token goes to. The metric is the mean of the `keys`
+    over heads (default: the tokens themselves); it is merged as the tokens are, by `size` (default: 1), for the next
+    step. Raises `ValueError` for a k outside 1 to n, for tokens or signals of other shapes or types or with NaN, and
+    for a size that is not above 0.
+    """
+    check_tokens(x, k)
+    b, n, _ = x.shape
+    check_signal("keys", keys := x[:, None] if keys is None else keys, (b, None, n, None))
+    check_signal("size", size := torch.ones_like(x[..., 0]) if size is None else size, (b, n))
+    if not torch.compiler.is_compiling() and (size <= 0).any():
+        raise ValueError(f"size from {float(size.min()):.3g} came, expected above 0")
+    metric, weights = precise(keys).mean(1), precise(size)
+    assignment = torch.arange(n, device=x.device).expand(b, n)
+    while (left := metric.shape[1]) > k:
+        r = min(left - k, left // 2)
+        made = Reduction.merge(step(metric, r), left - r, weights)
+        assignment = made.assignment.gather(1, assignment)
+        metric, weights = made.apply(metric), made.sizes(weights)
+    return Reduction.merge(assignment, k, precise(size))
 
 
 def offered(layer: Layer, first: int = 1) -> dict[str, Tensor]:

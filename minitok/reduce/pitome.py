@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minitok.nn import Layer
-from minitok.reduce._common import Merged, Reduction, ascending, check_signal, check_tokens, precise, spread
+from minitok.reduce._common import Merged, Reduction, ascending, check_signal, precise, repeated, spread
 from minitok.reduce.tome import match
 
 
@@ -80,20 +80,10 @@ def pitome(
 
     `keys` of the attention before tell what is alike (default: the tokens themselves), `size` is how many tokens each
     stands for (default: 1), `margin` and `protect` are those of `merge_crowd`. Raises `ValueError` for a k outside 1
-    to n, for tokens or signals of other shapes, and for a margin outside -1 to 1.
+    to n, for tokens or signals of other shapes or not finite, for a size that is not above 0, and for a margin outside
+    -1 to 1.
     """
-    check_tokens(x, k)
-    b, n, _ = x.shape
-    check_signal("keys", keys := x[:, None] if keys is None else keys, (b, None, n, None))
-    check_signal("size", size := torch.ones_like(x[..., 0]) if size is None else size, (b, n))
-    metric, weights = precise(keys).mean(1), precise(size)
-    assignment = torch.arange(n, device=x.device).expand(b, n)
-    while (left := metric.shape[1]) > k:
-        r = min(left - k, left // 2)
-        step = Reduction.merge(merge_crowd(metric, r, margin, protect), left - r, weights)
-        assignment = step.assignment.gather(1, assignment)
-        metric, weights = step.apply(metric), step.sizes(weights)
-    return Reduction.merge(assignment, k, precise(size))
+    return repeated(partial(merge_crowd, margin=margin, protect=protect), x, k, keys, size)
 
 
 def falling(

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minitok.reduce._common import Merged, Reduction, ascending, check_signal, check_tokens, precise
+from minitok.reduce._common import Merged, ascending, precise, repeated
 
 
 def match(metric: Float[Tensor, "b n d"], r: int) -> Int[Tensor, "b n"]:
@@ -59,17 +59,4 @@ def tome(
     token stands for (default: 1). Raises `ValueError` for a k outside 1 to n, for tokens or signals of other shapes or
     types or with NaN, and for a size that is not above 0.
     """
-    check_tokens(x, k)
-    b, n, _ = x.shape
-    check_signal("keys", keys := x[:, None] if keys is None else keys, (b, None, n, None))
-    check_signal("size", size := torch.ones_like(x[..., 0]) if size is None else size, (b, n))
-    if not torch.compiler.is_compiling() and (size <= 0).any():
-        raise ValueError(f"size from {float(size.min()):.3g} came, expected above 0")
-    metric, weights = precise(keys).mean(1), precise(size)
-    assignment = torch.arange(n, device=x.device).expand(b, n)
-    while (left := metric.shape[1]) > k:
-        r = min(left - k, left // 2)
-        step = Reduction.merge(match(metric, r), left - r, weights)
-        assignment = step.assignment.gather(1, assignment)
-        metric, weights = step.apply(metric), step.sizes(weights)
-    return Reduction.merge(assignment, k, precise(size))
+    return repeated(match, x, k, keys, size)

@@ -7,6 +7,8 @@ parameters for; what else it takes must have a default.
 import importlib
 import inspect
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ UNORDERED: dict[str, str] = {
     "token_transforming": "outputs stand in the order of their anchors, beside which a large token may weigh more",
 }
 NOT_IDENTITY: dict[str, str] = {}
+NOT_COMPILED = {"random_drop": "a generator cannot be made inside of what is compiled"}
 # Which dimensions of a signal count tokens; the text has tokens of its own.
 TOKENS = {"x": (1,), "keys": (2,), "attention": (2, 3), "cls_attention": (2,), "scores": (1,), "size": (1,), "text": ()}
 METHODS = [row.slug for row in papers.rows("reduce") if papers.places(row.slug)["module"].exists()]
@@ -163,13 +166,48 @@ def test_of_equal_tokens_the_lower_index_counts(method, k):
 
 
 @pytest.mark.parametrize("k", [3, 11])
-def test_half_precision_decides_as_float32_does(method, k):
-    half = mapped(lambda name, signal: signal.bfloat16(), given())
+def test_a_row_alone_is_as_in_its_batch(method, k):
+    first = mapped(lambda name, signal: signal[:1], given())
+    assert torch.equal(method(k, first).matrix(), method(k).matrix()[:1])
+
+
+def compiled_in_one_piece(slug: str) -> float:
+    """How far what a method returns, compiled, is from what it returns otherwise."""
+    method, signals = Method(slug), given()
+    compiled = torch.compile(lambda: method(11, signals).apply(signals["x"]), fullgraph=True, backend="eager")
+    return float((compiled() - method(11).apply(signals["x"])).abs().max())
+
+
+def test_they_compile_in_one_piece():
+    # In a process of its own, as users have it: the checks of shapes that pytest puts in cannot be compiled.
+    slugs = [slug for slug in METHODS if slug not in NOT_COMPILED]
+    code = "import runpy, sys; f = runpy.run_path(sys.argv[1])['compiled_in_one_piece']; print(*map(f, sys.argv[2:]))"
+    command = [sys.executable, "-W", "ignore", "-c", code, __file__, *slugs]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all(float(apart) < 1e-5 for apart in done.stdout.split()[-len(slugs) :]), done.stdout
+
+
+def test_what_it_makes_lies_where_the_tokens_lie(method):
+    # Whatever is made without a device would now be made elsewhere, and could not meet the tokens.
+    signals, y = given(), torch.randn(B, 5, C)
+    with torch.device("meta"):
+        reduction = method(5, signals)
+        for made in (reduction.matrix(), reduction.order, reduction.apply(signals["x"]), reduction.restore(y)):
+            assert made.device.type == "cpu"
+        assert reduction.sizes(signals["size"]).device.type == "cpu"
+        assert reduction.beside(1, 2).matrix().device.type == "cpu"
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("k", [3, 11])
+def test_half_precision_decides_as_float32_does(method, k, kind):
+    half = mapped(lambda name, signal: signal.to(kind), given())
     full = mapped(lambda name, signal: signal.float(), half)
     reduction = method(k, half)
     torch.testing.assert_close(reduction.matrix().float(), method(k, full).matrix(), atol=1e-2, rtol=0)
     y = reduction.apply(half["x"])
-    assert y.dtype == torch.bfloat16
+    assert y.dtype == kind
     torch.testing.assert_close(y.float(), reduction.matrix().float() @ full["x"], atol=0.05, rtol=0.01)
 
 

@@ -205,7 +205,7 @@ def test_the_result_is_a_merge():
         (lambda: pitome(torch.randn(1, 6, 2), 3, margin=-2.0), "margin=-2.0 came"),
         (lambda: pitome(torch.randn(1, 6, 2), 3, keys=torch.randn(1, 6, 2)), "keys of shape"),
         (lambda: pitome(torch.randn(1, 6, 2), 3, size=torch.ones(1, 5)), "size of shape"),
-        (lambda: pitome(torch.randn(1, 6, 2), 3, size=-torch.ones(1, 6)), "weights down to -1 came"),
+        (lambda: pitome(torch.randn(1, 6, 2), 3, size=-torch.ones(1, 6)), "size from -1 came, expected above 0"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
