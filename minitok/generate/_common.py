@@ -79,25 +79,29 @@ def generate(
     Codes of a group are drawn independently, each from its own logits. `guidance` g moves the logits from those of any
     class to those of the class asked for, `u + g (c - u)`; 1 is none, and any other doubles the batch of each call
     (classifier-free guidance, arXiv 2207.12598). `watch` is given after each call the codes so far, (b, t) in the
-    order of `schedule.order`. Raises `ValueError` for labels that are not whole numbers (b) in 0..classes - 1, for a
-    temperature that is not above 0 and a guidance that is not finite.
+    order of `schedule.order`. A logit of -inf rules a code out. The loop draws from a generator of its own, which
+    `torch.compile` cannot make: compile the model. Raises `ValueError` for labels that are not whole numbers (b) in
+    0..classes - 1, for a temperature that is not finite and above 0, for a guidance that is not finite, and for logits
+    that leave no probabilities (NaN, infinity, all of a code's -inf).
     """
     check_whole("labels", labels, "(b)", model.classes)
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature} came, expected more than 0")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature={temperature} came, expected a finite number above 0")
     if not math.isfinite(guidance):
         raise ValueError(f"guidance={guidance} came, expected a finite number")
     generator = torch.Generator(labels.device).manual_seed(seed)
     asked = labels if guidance == 1 else torch.cat([labels, torch.full_like(labels, model.classes)])
     new, cache, calls = labels.new_zeros(len(labels), 0), Cache(), 0
     parts: list[Tensor] = []
-    for group in model.schedule.groups:
+    for t, group in enumerate(model.schedule.groups):
         logits = model.step(new if guidance == 1 else new.repeat(2, 1), asked, cache).float()
         calls += 1
         if guidance != 1:
             conditional, free = logits.chunk(2)
             logits = free + guidance * (conditional - free)
-        p = (logits / temperature).softmax(-1).flatten(0, 1)
+        p = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1).flatten(0, 1)
+        if not p.isfinite().all():
+            raise ValueError(f"logits of group {t} came with NaN, infinity or all -inf, expected finite ones")
         new = torch.multinomial(p, 1, generator=generator).view(len(labels), len(group))
         parts.append(new)
         if watch is not None:

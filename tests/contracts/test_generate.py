@@ -6,6 +6,7 @@ classes, and the size of its picture: `n` positions or a `side`.
 
 import importlib
 import inspect
+from unittest import mock
 
 import pytest
 import torch
@@ -24,14 +25,14 @@ def test_the_registry_finds_methods():
     assert {"raster", "nar"} <= set(METHODS)
 
 
-def build(slug: str, **sizes: int) -> nn.Module:
+def build(slug: str, seed: int = 0, **sizes: int) -> nn.Module:
     """A small generator whose weights are large enough for its logits to depend on all that it reads."""
     module = importlib.import_module(f"minitok.generate.{slug}")
     own = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
     classes = [c for c in own if hasattr(c, "step")]
     assert len(classes) == 1, f"{slug}: expected one class with step, found {classes}"
     accepted = inspect.signature(classes[0]).parameters
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = classes[0](SHAPE, **{k: v for k, v in (SIZES | sizes).items() if k in accepted}).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -168,11 +169,64 @@ def test_dropout_acts_in_training_alone(model, codes):
     assert not torch.equal(model(codes, LABELS), model(codes, LABELS))
 
 
-def test_bfloat16_gives_nearly_the_same_probabilities(model, codes):
+@pytest.mark.parametrize(("dtype", "share"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_half_precision_gives_nearly_the_same_probabilities(model, codes, dtype, share):
     exact = model(codes, LABELS).log_softmax(-1)
-    half = model.bfloat16()(codes, LABELS).float().log_softmax(-1)
+    half = model.to(dtype)(codes, LABELS).float().log_softmax(-1)
     assert half.isfinite().all()
-    assert float((half - exact).abs().mean()) < 0.05 * float(exact.abs().mean())
+    assert float((half - exact).abs().mean()) < share * float(exact.abs().mean())
+    assert generate(model, LABELS[:2], guidance=2.0).codes.shape == (2, 16)
+
+
+def test_the_stored_weights_restore_a_model_of_other_sizes_than_by_default(model, codes):
+    other = build(model.__module__.rpartition(".")[2], seed=1)
+    assert not torch.equal(other(codes, LABELS), model(codes, LABELS))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(codes, LABELS), model(codes, LABELS))
+    assert torch.equal(generate(other, LABELS[:2]).codes, generate(model, LABELS[:2]).codes)
+
+
+def test_all_is_made_on_the_device_of_the_input(model, codes):
+    model, codes, labels = model.to("meta"), codes.to("meta"), LABELS.to("meta")
+    # No values can be looked at there, which compiled code does not do either.
+    with mock.patch("torch.compiler.is_compiling", return_value=True):
+        assert model(codes, labels).device.type == "meta"
+        cache, new = Cache(), codes[:, :0]
+        for group in model.schedule.groups:
+            assert model.step(new, labels, cache).device.type == "meta"
+            new = codes[:, list(group)]
+
+
+class Says:
+    """Stands in for a model of two codes in two groups: what it says of each."""
+
+    schedule, classes = Schedule(((0,), (1,))), 1
+
+    def __init__(self, *logits):
+        self.logits = iter(logits)
+
+    def step(self, new, labels, cache):
+        return torch.tensor([[next(self.logits)]]).expand(len(labels), 1, -1)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1.0])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("bad", [[0.0, NAN, 0.0], [0.0, INF, 0.0], [-INF, -INF, -INF]])
+def test_logits_that_leave_no_probabilities_are_refused(bad, guidance, temperature):
+    said = [[0.0, 1.0, 2.0], bad]
+    with pytest.raises(ValueError, match=r"^logits of group 1 .* NaN, infinity or all -inf"):
+        generate(Says(*said), torch.tensor([0]), guidance=guidance, temperature=temperature)
+
+
+def test_what_is_ruled_out_is_never_drawn_and_a_tiny_temperature_is_no_infinity():
+    codes = generate(Says([0.0, -INF, 0.0], [-INF, 0.0, -INF]), torch.zeros(200, dtype=torch.long)).codes
+    assert set(codes[:, 0].tolist()) == {0, 2}
+    assert set(codes[:, 1].tolist()) == {1}
+    sure = generate(Says([0.0, 1.0, 3.0], [9.0, 1.0, 3.0]), torch.tensor([0]), temperature=1e-40)
+    assert sure.codes.tolist() == [[2, 0]]
 
 
 @pytest.mark.parametrize(
@@ -205,6 +259,8 @@ def test_bad_codes_and_labels_are_refused(model, codes, bad, message):
         ([3], {}, "^labels from 3 to 3 came, expected 0 to 2"),
         ([1], {"temperature": 0.0}, "^temperature=0.0"),
         ([1], {"temperature": float("nan")}, "^temperature=nan"),
+        ([1], {"temperature": float("inf")}, "^temperature=inf"),
+        ([1], {"guidance": float("nan")}, "^guidance=nan"),
         ([1], {"guidance": float("inf")}, "^guidance=inf"),
     ],
 )

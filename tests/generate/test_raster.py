@@ -77,6 +77,23 @@ def test_any_cut_of_the_sequence_gives_the_same_logits_from_a_cache():
         torch.testing.assert_close(torch.cat(parts, 1), model(codes, labels), atol=1e-5, rtol=0)
 
 
+def test_a_step_answers_for_the_last_of_several_codes():
+    model, codes, labels = ImageGPT(SHAPE, K=5, n=9, classes=2).eval(), torch.randint(5, (2, 4)), torch.tensor([1, 0])
+    torch.testing.assert_close(model.step(codes, labels, Cache()), model(codes, labels)[:, 4:], atol=1e-6, rtol=0)
+
+
+def test_a_tenth_of_the_input_is_dropped_in_training():
+    model = ImageGPT(Shape(width=64, layers=0, heads=1), K=64, n=50, classes=1)
+    with torch.no_grad():
+        model.code.copy_(torch.eye(64))
+        model.label.weight.fill_(0.0)
+        model.position.fill_(1.0)
+    codes = torch.randint(64, (20, 49))
+    dropped = model(codes, torch.zeros(20, dtype=torch.long)) == 0  # 64,000 channels: five standard errors
+    assert dropped.float().mean() == pytest.approx(0.1, abs=0.006)
+    assert not (model.eval()(codes, torch.zeros(20, dtype=torch.long)) == 0).any()
+
+
 def test_the_last_code_is_followed_by_none():
     model = ImageGPT(SHAPE, K=5, n=9, classes=2).eval()
     codes, labels = torch.randint(5, (2, 9)), torch.tensor([1, 0])
