@@ -73,13 +73,19 @@ class Tokenizer(nn.Module):
             nn.Conv2d(48, 3, 3, padding=1),
         )  # fmt: skip
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks compute in."""
+        return next(self.parameters()).dtype
+
     def latents(self, images: Float[Tensor, "b 3 64 64"]) -> Float[Tensor, "b 256 4"]:
         """What is quantized: one vector of four channels a position, in raster order."""
-        return self.encoder(images * 2 - 1).flatten(2).transpose(1, 2)
+        x = (images * 2 - 1).to(self.dtype)
+        return self.encoder(x).flatten(2).transpose(1, 2)
 
     def paint(self, values: Float[Tensor, "b 256 4"]) -> Float[Tensor, "b 3 64 64"]:
         """Images from quantized (or any other) values; not clamped, so that gradients pass."""
-        grid = values.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        grid = values.transpose(1, 2).unflatten(2, (self.grid, self.grid)).to(self.dtype)
         return (self.decoder(grid) + 1) / 2
 
     def encode(self, images: Float[Tensor, "b 3 64 64"]) -> Int[Tensor, "b 256 1"]:

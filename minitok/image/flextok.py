@@ -120,14 +120,17 @@ class Flow(nn.Module):
     ) -> Float[Tensor, "b c H W"]:
         frequency = 1000 * torch.exp(-math.log(10_000) * torch.arange(32, device=s.device) / 32)
         angle = s[:, None] * frequency
-        time = self.time(torch.cat([angle.cos(), angle.sin()], dim=-1))
-        patches = self.patches(noised).flatten(2).transpose(1, 2) + self.position
+        time = self.time(torch.cat([angle.cos(), angle.sin()], dim=-1).to(registers.dtype))
+        patches = self.patches(noised.to(registers.dtype)).flatten(2).transpose(1, 2) + self.position
         joined = self.body(torch.cat([patches, registers], dim=1), "full", condition=time)
         return unpatch(self.out(joined[:, : patches.shape[1]]), self.patch).float()
 
 
 class FlexTok(nn.Module):
-    """`encode(images) -> Tokens`, `decode(tokens[:k]) -> images`, any k; the codec's weights are not among its own."""
+    """`encode(images) -> Tokens`, `decode(tokens[:k]) -> images`, any k; the codec's weights are not among its own.
+
+    In half precision encoder and flow compute in it; what is quantized, noised and painted is float32.
+    """
 
     def __init__(self, sizes: Sizes = SIZES, layers: int = 6, codec: Codec | None = None) -> None:
         super().__init__()
@@ -151,11 +154,11 @@ class FlexTok(nn.Module):
 
     def embedded(self, values: Float[Tensor, "b n d"], kept: Int[Tensor, "b"]) -> Float[Tensor, "b n w"]:
         """What the flow reads of quantized registers: their embeddings, or the mask token, at their places."""
-        return nested_dropout(self.enter(values), kept, self.mask) + self.place
+        return nested_dropout(self.enter(values.to(self.place.dtype)), kept, self.mask) + self.place
 
     def forward(self, maps: Float[Tensor, "b c H W"]) -> Flowed:
         """The flow's error at a random s and a random number of registers for each of the maps."""
-        b, device = len(maps), maps.device
+        maps, b, device = maps.float(), len(maps), maps.device
         values, codes, loss = self.quantizer(self.registers(maps))
         embedded = self.embedded(values, draw_kept(b, values.shape[1], device))
         noise, s = torch.randn_like(maps), torch.randn(b, device=device).sigmoid()
@@ -170,17 +173,28 @@ class FlexTok(nn.Module):
 
     @torch.no_grad()
     def decode(self, tokens: Tokens, steps: int = 20, guidance: float = 1.0, seed: int = 0) -> Float[Tensor, "b 3 H W"]:
-        """Images in [0, 1], drawn with `seed`; each step calls the flow once, or twice where `guidance` is not 1."""
+        """Images in [0, 1], drawn with `seed`; each step calls the flow once, or twice where `guidance` is not 1.
+
+        The noise of a seed is the same on every device, for it is drawn on the CPU, which `torch.compile` cannot do:
+        compile `walk`. Raises `ValueError` for tokens of another layout, for steps below 1, and for a guidance below 0
+        or not finite.
+        """
         check_tokens(tokens, self.sizes.tokens)
-        if steps < 1 or guidance < 0:
-            raise ValueError(f"steps={steps} and guidance={guidance} came, expected at least 1 and 0")
+        if steps < 1 or not 0 <= guidance < math.inf:
+            raise ValueError(f"steps={steps} and guidance={guidance} came, expected at least 1 and a finite one from 0")
         values = self.quantizer.decode(tokens.codes)
+        shape = (len(values), self.sizes.channels, self.sizes.size, self.sizes.size)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(values.device)
+        return self.codec.show(self.walk(noise, values, steps, guidance))
+
+    def walk(
+        self, x: Float[Tensor, "b c H W"], values: Float[Tensor, "b k d"], steps: int, guidance: float = 1.0
+    ) -> Float[Tensor, "b c H W"]:
+        """From noise x to maps, in Euler steps, told the first k registers' quantized values."""
         b, k, device = len(values), values.shape[1], values.device
         values = F.pad(values, (0, 0, 0, self.sizes.tokens - k))
         embedded = self.embedded(values, torch.full((b,), k, device=device))
         null = self.embedded(values, torch.zeros(b, dtype=torch.long, device=device)) if guidance != 1 else None
-        shape = (b, self.sizes.channels, self.sizes.size, self.sizes.size)
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
         difference: Tensor | float = 0.0
         for step in range(steps, 0, -1):
             s = torch.full((b,), step / steps, device=device)
@@ -188,4 +202,4 @@ class FlexTok(nn.Module):
             if null is not None:
                 velocity, difference = guide(velocity, self.flow(x, s, null), guidance, difference)
             x = x - velocity / steps
-        return self.codec.show(x)
+        return x

@@ -82,7 +82,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c H W"], mask: str | Tensor = "full") -> Float[Tensor, "b n d"]:
         """`mask` says what sees what in the sequence of all patches and then all latents."""
-        patches = self.patches(x).flatten(2).transpose(1, 2) + self.position
+        patches = self.patches(x.to(self.patches.weight.dtype)).flatten(2).transpose(1, 2) + self.position
         latents = self.latents.expand(len(x), -1, -1)
         joined = self.body(torch.cat([patches, latents], dim=1), mask)
         return self.out(joined[:, patches.shape[1] :])
@@ -111,7 +111,10 @@ class Decoder(nn.Module):
 
 
 class TiTok(nn.Module):
-    """`encode(images) -> Tokens`, `decode(tokens) -> images`; the quantizer may be any of chapter 1."""
+    """`encode(images) -> Tokens`, `decode(tokens) -> images`; the quantizer may be any of chapter 1.
+
+    In half precision the Transformers compute in it; what is quantized and what is painted is float32.
+    """
 
     def __init__(self, sizes: Sizes | None = None, quantizer: nn.Module | None = None) -> None:
         super().__init__()

@@ -159,6 +159,50 @@ def test_euler_steps_end_on_the_target_of_a_straight_flow(steps):
     assert [round(float(call[1][0]) * steps) for call in model.flow.calls] == list(range(steps, 0, -1))
 
 
+class Curved(nn.Module):
+    """A flow whose velocity changes on the way, and which hears the registers."""
+
+    def forward(self, noised, s, registers):
+        return noised * s[:, None, None, None] + 20 * registers.mean((1, 2))[:, None, None, None] * noised.sin()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 0.5, 3.0])
+def test_the_walk_is_that_of_a_plain_loop(guidance):
+    model = small()
+    model.flow = Curved()
+    tokens, steps = model.encode(torch.rand(2, 3, 8, 8))[:3], 3
+    told = torch.full((2, 4, 12), 0.0) + model.mask + model.place
+    told[:, :3] = model.enter(model.quantizer.decode(tokens.codes)) + model.place[:3]
+    free = (model.mask + model.place).expand(2, -1, -1)
+    x, before = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(7)), torch.zeros(2, 3, 8, 8)
+    for s in (1, 2 / 3, 1 / 3):
+        s = torch.tensor([s, s])
+        velocity, before = guide(model.flow(x, s, told), model.flow(x, s, free), guidance, before)
+        x = x - velocity / 3
+    decoded = model.decode(tokens, steps=steps, guidance=guidance, seed=7)
+    torch.testing.assert_close(decoded, ((x + 1) / 2).clamp(0, 1), atol=1e-5, rtol=0)
+
+
+def test_the_flow_reads_the_time_as_cosines_and_sines():
+    flow, read = small().flow, []
+    flow.time.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    s = torch.tensor([0.0, 0.3, 1.0])
+    flow(torch.zeros(3, 3, 8, 8), s, torch.zeros(3, 4, 12))
+    angles = np.array([[1000 * t / 10_000 ** (i / 32) for i in range(32)] for t in s.tolist()])
+    np.testing.assert_allclose(read[0].numpy(), np.concatenate([np.cos(angles), np.sin(angles)], 1), atol=1e-4)
+
+
+def test_times_of_training_are_sigmoids_of_normal_numbers():
+    model = small(Sizes(size=2, patch=2, tokens=1, width=4, layers=1, heads=1))
+    model.flow, n = Straight(torch.zeros(3, 2, 2)), 4000
+    model(torch.zeros(n, 3, 2, 2))
+    normal = model.flow.calls[0][1].logit()
+    # five standard errors of the mean, of the spread, and of the share within one
+    assert normal.mean().abs() < 5 / n**0.5
+    assert (normal.std() - 1).abs() < 5 / (2 * n) ** 0.5
+    assert ((normal.abs() < 1).float().mean() - 0.6827).abs() < 5 * (0.6827 * 0.3173 / n) ** 0.5
+
+
 def test_guidance_asks_the_flow_twice_once_without_any_token():
     model = small()
     model.flow = Straight(torch.zeros(2, 3, 8, 8))
@@ -260,6 +304,8 @@ TOKENS = Tokens(torch.zeros(1, 4, 1, dtype=torch.long), (4,))
     [
         (lambda m: m.decode(TOKENS, steps=0), "steps=0 and guidance=1.0 came"),
         (lambda m: m.decode(TOKENS, guidance=-1.0), "steps=20 and guidance=-1.0 came"),
+        (lambda m: m.decode(TOKENS, guidance=float("nan")), "guidance=nan came"),
+        (lambda m: m.decode(TOKENS, guidance=float("inf")), "guidance=inf came"),
         (lambda m: m.decode(TOKENS.codes), "tokens of type Tensor"),
         (lambda m: m.decode(Tokens(TOKENS.codes, (8,))), r"layout \(8,\) came"),
         (lambda m: m.decode(Tokens(TOKENS.codes + 5000, (4,))), "codes from 5000"),

@@ -11,7 +11,7 @@ from minitok.image.titok import Sizes, TiTok
 from minitok.quantize.fsq import FSQ
 from minitok.quantize.vq import VQ
 
-SMALL = Sizes(size=8, patch=4, tokens=4, width=12, layers=2, heads=2)
+SMALL = Sizes(size=8, patch=4, tokens=5, width=12, layers=2, heads=2)  # of 4 patches
 
 
 def small(method=OneDPiece, sizes=SMALL, quantizer=None):
@@ -60,9 +60,9 @@ def test_hiding_the_tail_paints_what_cutting_it_paints(sizes):
 
 
 def test_what_the_tail_says_is_never_heard():
-    model, values = small().eval(), torch.randn(2, 4, 4, requires_grad=True)
-    mask = without_tail(2, 4, SMALL.patches)
-    other = torch.cat([values[:, :2], torch.randn(2, 2, 4)], 1)
+    model, values = small().eval(), torch.randn(2, 5, 4, requires_grad=True)
+    mask = without_tail(2, 5, SMALL.patches)
+    other = torch.cat([values[:, :2], torch.randn(2, 3, 4)], 1)
     torch.testing.assert_close(model.paint(values, mask), model.paint(other, mask), atol=1e-6, rtol=0)
     (gradient,) = torch.autograd.grad(model.paint(values, mask).square().sum(), values)
     assert (gradient[:, 2:] == 0).all()
@@ -70,16 +70,16 @@ def test_what_the_tail_says_is_never_heard():
 
 
 def test_in_training_each_length_is_as_likely_and_one_serves_the_batch():
-    model, values, n, draws = small().train(), torch.randn(3, 4, 4), 4, 400
+    model, values, n, draws = small().train(), torch.randn(3, 5, 4), 5, 500
     model.decoder = Watch(model.decoder)
     with torch.no_grad():
         for _ in range(draws):
             model.paint(values)
-    assert all(mask.shape == (8, 8) for mask in model.decoder.masks)
+    assert all(mask.shape == (9, 9) for mask in model.decoder.masks)
     counts = torch.tensor(model.decoder.lengths(SMALL.patches)).bincount(minlength=n + 1)
     assert counts[0] == 0
-    # chi-square with 3 degrees of freedom is above 30.7 once in a million
-    assert ((counts[1:] - draws / n) ** 2 / (draws / n)).sum() < 30.7
+    # chi-square with 4 degrees of freedom is above 33.4 once in a million
+    assert ((counts[1:] - draws / n) ** 2 / (draws / n)).sum() < 33.4
 
 
 def test_in_training_the_tail_gets_no_gradient_from_the_image():
@@ -113,7 +113,7 @@ def test_outside_training_it_is_titok():
     images = torch.rand(2, 3, 8, 8)
     tokens = ours.encode(images)
     assert torch.equal(tokens.codes, titok.encode(images).codes)
-    for k in range(1, 5):
+    for k in range(1, 6):
         assert torch.equal(ours.decode(tokens[:k]), titok.decode(tokens[:k]))
 
 
@@ -139,22 +139,22 @@ def test_only_tail_drop_learns_prefixes():
 
 
 def test_half_precision_hides_the_tail_too():
-    model, values = small().bfloat16().eval(), torch.randn(2, 4, 4).bfloat16()
-    hidden = model.paint(values, without_tail(2, 4, SMALL.patches))
+    model, values = small().bfloat16().eval(), torch.randn(2, 5, 4).bfloat16()
+    hidden = model.paint(values, without_tail(2, 5, SMALL.patches))
     torch.testing.assert_close(hidden, model.paint(values[:, :2]), atol=0.02, rtol=0)
 
 
-TOKENS = Tokens(torch.zeros(2, 4, 1, dtype=torch.long), (4,))
+TOKENS = Tokens(torch.zeros(2, 5, 1, dtype=torch.long), (5,))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.decode(TOKENS[:5]), r"tokens\[:5\] came, expected 1 to 4"),
-        (lambda m: m.decode(Tokens(TOKENS.codes[:, :0], (4,))), r"codes of shape \(2, 0, 1\) came"),
-        (lambda m: m.decode(Tokens(TOKENS.codes, (64,))), r"layout \(64,\) came, expected \(4,\)"),
+        (lambda m: m.decode(TOKENS[:6]), r"tokens\[:6\] came, expected 1 to 5"),
+        (lambda m: m.decode(Tokens(TOKENS.codes[:, :0], (5,))), r"codes of shape \(2, 0, 1\) came"),
+        (lambda m: m.decode(Tokens(TOKENS.codes, (64,))), r"layout \(64,\) came, expected \(5,\)"),
         (lambda m: m.decode(TOKENS.codes), "tokens of type Tensor came"),
-        (lambda m: m.decode(Tokens(TOKENS.codes - 1, (4,))), "codes from -1 to -1 came, expected 0 to 4095"),
+        (lambda m: m.decode(Tokens(TOKENS.codes - 1, (5,))), "codes from -1 to -1 came, expected 0 to 4095"),
         (lambda m: m.encode(torch.rand(2, 3, 8, 9)), r"images of shape \(2, 3, 8, 9\) came, expected \(b, 3, 8, 8\)"),
         (lambda m: m.encode(torch.rand(2, 3, 8, 8) * 255), "expected values in"),
     ],

@@ -73,6 +73,32 @@ def test_the_pixels_are_those_of_a_plain_loop(k):
         torch.testing.assert_close(image * 2 - 1, rough + decoder.smooth(rough[None])[0], atol=1e-5, rtol=1e-4)
 
 
+def test_masks_say_what_both_networks_see():
+    model, image, values = small(), torch.rand(1, 3, 8, 8) * 2 - 1, torch.randn(1, 3, 4)
+    seen = torch.rand(7, 7) < 0.5
+    seen.fill_diagonal_(True)
+    encoder, decoder = model.encoder, model.decoder
+    patches = encoder.patches(image).flatten(2)[0].T + encoder.position
+    joined = plain(encoder.body, torch.cat([patches, encoder.latents]), seen)
+    torch.testing.assert_close(encoder(image, seen)[0], linear(encoder.out, joined[4:]), atol=1e-5, rtol=1e-4)
+    latents = linear(decoder.enter, values[0]) + decoder.place
+    joined = plain(decoder.body, torch.cat([decoder.mask + decoder.position, latents]), seen)
+    rough = unpatch(linear(decoder.out, joined[:4])[None], 4)
+    torch.testing.assert_close(decoder(values, seen), rough + decoder.smooth(rough), atol=1e-5, rtol=1e-4)
+
+
+def test_weights_begin_as_wide_as_said():
+    model = TiTok(Sizes(size=64, patch=4, tokens=64, width=96, layers=8, heads=3)).requires_grad_(False)
+    learnt = (model.encoder.position, model.encoder.latents, model.decoder.place, model.decoder.position)
+    for tokens in (*learnt, model.decoder.mask):
+        assert float(tokens.std()) == pytest.approx(0.02, rel=5 / (2 * tokens.numel()) ** 0.5)
+    for body in (model.encoder.body, model.decoder.body):
+        for name, weight in body.named_parameters():
+            if weight.dim() == 2:
+                wide = 0.02 / 16**0.5 if ".out." in name else 96**-0.5
+                assert float(weight.std()) == pytest.approx(wide, rel=5 / (2 * weight.numel()) ** 0.5)
+
+
 @pytest.mark.parametrize(("side", "patch", "c"), [(1, 1, 1), (2, 3, 3), (3, 2, 4), (5, 1, 2)])
 def test_patches_are_laid_out_as_einops_lays_them(side, patch, c):
     x = torch.randn(2, side * side, c * patch * patch)
