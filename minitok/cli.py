@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from minitok import files
-from minitok.course import execution
+from minitok import __version__, files
+from minitok.course import commands, execution
 
 PROBLEMS = (ValueError, ConnectionError, PermissionError, FileNotFoundError, ImportError, execution.CellError)
 
@@ -16,12 +17,14 @@ PROBLEMS = (ValueError, ConnectionError, PermissionError, FileNotFoundError, Imp
 def parser() -> argparse.ArgumentParser:
     """The commands, their options and their help."""
     top = argparse.ArgumentParser(
-        prog="minitok", description="199 papers on tokens, each one short PyTorch module and one notebook."
+        prog="minitok",
+        description="Papers on tokens, each one PyTorch module and one notebook; `minitok papers` says what works.",
     )
-    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    top.add_argument("--version", action="version", version=f"minitok {__version__}")
+    jobs = top.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, job: object, about: str, example: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(
+        made = jobs.add_parser(
             name,
             help=about,
             description=f"{about[0].upper()}{about[1:]}.",
@@ -39,11 +42,7 @@ def parser() -> argparse.ArgumentParser:
     tour.add_argument("picture", help="a picture of at least 64x64 pixels: JPEG, PNG, WebP, ...")
     tour.add_argument("--out", default="tour.html", metavar="FILE", help="the page to write (default: %(default)s)")
 
-    papers = command("papers", _papers, "list the papers, or show one", "papers --chapter quantize")
-    papers.add_argument("slug", nargs="?", help="show the facts and the verdict of this paper")
-    papers.add_argument("--chapter", metavar="NAME", help="only the papers of this chapter")
-    papers.add_argument("--status", metavar="STATUS", help="only papers that are working, or planned")
-    papers.add_argument("--json", action="store_true", help="print JSON rather than a table")
+    commands.add_papers(command("papers", commands.papers, "list the papers, or show one", "papers --chapter quantize"))
     _add_train(command("train", _train, "train a house model from scratch", "train vit --device cuda --ship"))
 
     bench = command(
@@ -92,14 +91,20 @@ def _add_train(train: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status.
 
-    0: all is well; 1: some notebooks failed; 2: the user can mend it, and one line says what; 130: stopped.
+    0: all is well; 1: some notebooks failed; 2: the user can mend it, and one line says what; 130: stopped; 141: the
+    reader of the output has closed it.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     passed_on = given[1:] if given[:1] == ["lab"] and not {"-h", "--help"} & set(given) else []
     known = parser().parse_args(given[: len(given) - len(passed_on)])
     known.rest = passed_on  # argparse would take JupyterLab's options apart and mix their order
     try:
-        return known.job(known) or 0
+        status = known.job(known) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who read our output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except PROBLEMS as error:
         print(f"minitok: {error}", file=sys.stderr)
         return 2
@@ -113,26 +118,17 @@ def _tour(given: argparse.Namespace) -> None:
     print(f"the tour is written to {tour(given.picture, given.out)}")
 
 
-def _papers(given: argparse.Namespace) -> None:
-    from minitok import papers
-
-    if given.slug:
-        rows = [papers.get(given.slug)]
-    else:
-        rows = papers.rows(chapter=given.chapter, status=given.status)
-    if given.json:
-        print(json.dumps(papers.as_dicts(rows), indent=2, ensure_ascii=False))
-    else:
-        print(papers.card(given.slug) if given.slug else papers.table(rows))
-
-
 def _train(given: argparse.Namespace) -> None:
     from minitok import house
+    from minitok.course import records
 
+    house.recipe(given.name)
     options = house.Options(steps=given.steps, seed=given.seed, device=given.device, devices=given.devices)
     folder = given.folder or pathlib.Path("runs", given.name)
+    found = records.depends("checkpoints", given.name)
     card = house.train(given.name, folder, options, ship=given.ship)
     if card:
+        records.stamp("checkpoints", given.name, found, folder, given.ship)
         print(json.dumps(card, indent=2))
 
 
@@ -140,9 +136,9 @@ def _bench(given: argparse.Namespace) -> None:
     from minitok.course import bench
 
     if given.kernels:
-        from minitok.course import kernels
+        from minitok.course import kernels, records
 
-        figures = kernels.measure()
+        figures = kernels.measure() | {"depends": records.depends("bench", "kernels")}
         print(kernels.table(figures))
     else:
         figures = bench.measure(given.names, given.device)
@@ -153,11 +149,14 @@ def _bench(given: argparse.Namespace) -> None:
 
 def _league(given: argparse.Namespace) -> None:
     from minitok import house, stages
+    from minitok.course import records
 
+    stages.league(given.name)
     options = house.Options(steps=given.steps, device=given.device)
-    facts = stages.compute(
-        given.name, given.folder or pathlib.Path("runs", f"league-{given.name}"), options, given.ship
-    )
+    folder = given.folder or pathlib.Path("runs", f"league-{given.name}")
+    found = records.depends("leagues", given.name)
+    facts = stages.compute(given.name, folder, options, given.ship)
+    records.stamp("leagues", given.name, found, folder, given.ship)
     print(f"{facts['title']}\n\n{stages.table(facts)}")
 
 

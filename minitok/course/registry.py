@@ -174,5 +174,6 @@ def _known(kind: str, name: str, known: Iterable[str]) -> str:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"{len(names)} are known, none is near"
+        hint = f"there are {' and '.join(names)}" if len(names) <= 3 else hint
         raise ValueError(f"no {kind} {name!r}: {hint}")
     return name

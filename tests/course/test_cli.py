@@ -2,13 +2,15 @@
 
 import json
 import pathlib
+import subprocess
 import sys
 from typing import Any
 
 import pytest
 
-from minitok import cli, files, house
-from minitok.course import bench, lessons
+import minitok
+from minitok import cli, files, house, papers
+from minitok.course import bench, catalogue, lessons
 from minitok.course import tour as tours
 
 COMMANDS = ("tour", "papers", "train", "bench", "data", "notebooks", "lab")
@@ -37,6 +39,9 @@ def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFix
     [
         (["tour", "no.png"], "there is no picture"),
         (["papers", "fqs"], "did you mean"),
+        (["papers", "--status", "done"], "no status 'done': there are working and planned"),
+        (["papers", "vq", "--chapter", "image"], "vq is of the chapter quantize"),
+        (["papers", "fqgan", "--status", "working"], "fqgan is of the chapter quantize, and planned"),
         (["train", "nothing"], "no house model is called 'nothing'"),
         (["bench", "nothing"], "no benchmark is called 'nothing'"),
         (["notebooks", "nothing.py"], "nothing.py leads to no source"),
@@ -65,6 +70,43 @@ def test_papers_prints_tables_cards_and_json(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.count("2309.15505") == 1
     assert cli.main(["papers", "fsq"]) == 0
     assert "Finite Scalar Quantization" in capsys.readouterr().out
+
+
+def test_a_card_may_be_asked_for_with_its_own_chapter(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["papers", "fsq", "--chapter", "quantize"]) == 0
+    assert "Finite Scalar Quantization" in capsys.readouterr().out
+
+
+def test_stale_records_are_listed_or_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(catalogue, "stale", lambda: [papers.Stale("league", "reduce", "changed since: minitok/nn.py")])
+    assert cli.main(["papers", "--stale"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("league  reduce  changed since: minitok/nn.py\n")
+    assert "No longer as measured: 1." in told
+    monkeypatch.setattr(catalogue, "stale", list)
+    cli.main(["papers", "--stale"])
+    assert capsys.readouterr().out == "everything is as it was measured\n"
+
+
+def test_help_promises_no_numbers_and_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--help", "--version"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([option])
+        assert stop.value.code == 0
+    told = capsys.readouterr().out
+    assert told.endswith(f"minitok {minitok.__version__}\n")
+    assert "199" not in told
+
+
+@pytest.mark.parametrize("rows", ["papers", "papers --chapter quantize"])
+def test_a_reader_that_has_seen_enough_is_no_problem(rows: str) -> None:
+    command = [sys.executable, "-m", "minitok", *rows.split()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        assert job.stderr is not None
+        job.stdout.close()
+        assert job.stderr.read() == ""
+    assert job.returncode == 141
 
 
 def test_train_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

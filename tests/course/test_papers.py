@@ -8,8 +8,9 @@ import yaml
 
 import minitok
 from minitok import files, papers
+from minitok.course import catalogue
 
-README = f"# minitok\n\n{papers.BEGIN}\nold\n{papers.END}\n\nThe end.\n"
+README = f"# minitok\n\n{catalogue.BEGIN}\nold\n{catalogue.END}\n\nThe end.\n"
 
 
 def test_cite_gives_bibtex():
@@ -81,7 +82,7 @@ def test_update_readme_replaces_what_stands_between_the_markers(project):
 
 
 @pytest.mark.parametrize(
-    "text", ["", papers.BEGIN, papers.END, f"{papers.END}{papers.BEGIN}", README + README], ids=str
+    "text", ["", catalogue.BEGIN, catalogue.END, f"{catalogue.END}{catalogue.BEGIN}", README + README], ids=str
 )
 def test_a_readme_without_its_markers_is_refused(text):
     with pytest.raises(ValueError, match=r"the README needs one line <!-- papers:begin -->"):

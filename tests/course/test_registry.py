@@ -99,7 +99,7 @@ def test_unknown_names_are_met_with_the_nearest():
         papers.get("9999")
     with pytest.raises(ValueError, match=r"no chapter 'quantise': did you mean quantize"):
         papers.rows(chapter="quantise")
-    with pytest.raises(ValueError, match=r"no status 'plan': did you mean planned"):
+    with pytest.raises(ValueError, match=r"no status 'plan': there are working and planned"):
         papers.rows(status="plan")
 
 

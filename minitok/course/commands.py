@@ -1,0 +1,32 @@
+"""The commands on papers: what `minitok papers` does, and its options."""
+
+import argparse
+import json
+
+
+def add_papers(command: argparse.ArgumentParser) -> None:
+    """The options of `minitok papers`."""
+    command.add_argument("slug", nargs="?", help="show the facts and the verdict of this paper")
+    command.add_argument("--chapter", metavar="NAME", help="only the papers of this chapter")
+    command.add_argument("--status", metavar="STATUS", help="only papers that are working, or planned")
+    command.add_argument("--json", action="store_true", help="print JSON rather than a table")
+    command.add_argument("--stale", action="store_true", help="rather list what is no longer as it was measured")
+
+
+def papers(given: argparse.Namespace) -> None:
+    """Prints a table of papers, or the card of one, or what is stale."""
+    from minitok import papers
+
+    if given.stale:
+        print(papers.stale_table())
+        return
+    rows = papers.rows(chapter=given.chapter, status=given.status)
+    if given.slug:
+        paper = papers.get(given.slug)
+        if paper not in rows:
+            raise ValueError(f"{paper.slug} is of the chapter {paper.chapter}, and {papers.status(paper.slug)}")
+        rows = [paper]
+    if given.json:
+        print(json.dumps(papers.as_dicts(rows), indent=2, ensure_ascii=False))
+    else:
+        print(papers.card(given.slug) if given.slug else papers.table(rows))
