@@ -122,7 +122,8 @@ def draw(objects: Objects, backgrounds: Float[Tensor, "n 3 H W"]) -> Scenes:
 
 
 @lru_cache(maxsize=4)
-def _photographs(size: int, device: str | torch.device) -> Float[Tensor, "n 3 H W"]:
+def dim_photographs(size: int, device: str | torch.device) -> Float[Tensor, "n 3 H W"]:
+    """The backgrounds that scenes and clips are given: blurred, dim and half gray crops of photographs."""
     crops = photographs.crops(min(2048, 2**23 // size**2), size)
     blurred = F.avg_pool2d(F.pad(crops, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     # Dim and half gray, so that every colour of an object stands out.
@@ -145,7 +146,7 @@ def render(
     a size makes them. Scene i depends on `seed`, i, `size`, `max_objects` and the backgrounds, not on n.
     """
     objects = place(n, size=size, seed=seed, max_objects=max_objects, device=device)
-    bank = _photographs(size, device) if backgrounds is None else backgrounds.to(device)
+    bank = dim_photographs(size, device) if backgrounds is None else backgrounds.to(device)
     if bank.shape[2:] != (size, size) or not len(bank):
         raise ValueError(f"backgrounds of shape {tuple(bank.shape)}, expected k > 0 pictures of 3 x {size} x {size}")
     pick = (uniform(n, 1, 2 * seed + 1, device)[:, 0] * len(bank)).long()
