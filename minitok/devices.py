@@ -1,6 +1,7 @@
 """Where a model is trained: one device, or several by Lightning Fabric, and in which precision."""
 
 import os
+import signal
 import statistics
 import time
 from collections.abc import Callable
@@ -46,6 +47,15 @@ def launch(device: str, devices: int) -> Any:
 def is_first() -> bool:
     """Whether this is the only process or the first of several: the one that measures, writes and prints."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def stopped(fabric: Any, came: list[int]) -> bool:
+    """Whether a signal came, to this process or, with a `fabric`, to any: then to all, so that they end together."""
+    if fabric:
+        anywhere = fabric.all_reduce(torch.tensor(float(len(came)), device=fabric.device), reduce_op="sum")
+        if anywhere and not came:
+            came.append(signal.SIGTERM)
+    return bool(came)
 
 
 def faster(runner: Any, where: torch.device, compile: bool) -> tuple[Any, AbstractContextManager[Any]]:

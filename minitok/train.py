@@ -3,21 +3,23 @@
 import json
 import math
 import pathlib
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minitok import files
-from minitok.devices import faster, launch, pick_device
+from minitok.checkpoints import NAME, Run, held_back, seconds_spent
+from minitok.checks import check_finite, whole
+from minitok.devices import faster, launch, pick_device, stopped
 
 __all__ = ["Plan", "fit", "pick_device", "seconds_spent"]
+
+SAVE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,16 @@ class Plan:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.lr <= 0 or self.save_every < 1:
-            raise ValueError(f"steps={self.steps}, lr={self.lr} and save_every={self.save_every} must be positive")
-        if self.warmup < 0 or self.clip <= 0:
-            raise ValueError(f"warmup={self.warmup} came, expected at least 0, and clip={self.clip}, expected more")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema={self.ema} is not in [0, 1)")
+        for name, low in (("steps", 1), ("save_every", 1), ("warmup", 0), ("seed", 0)):
+            object.__setattr__(self, name, whole(name, getattr(self, name), low))
+        for name in ("lr", "clip", "weight_decay"):
+            check_finite(name, getattr(self, name))
+        if self.lr <= 0 or self.clip <= 0 or self.weight_decay < 0:
+            given = f"lr={self.lr}, clip={self.clip} and weight_decay={self.weight_decay}"
+            raise ValueError(f"{given} came, expected more than 0, more than 0 and at least 0")
+        for name, share in (("ema", self.ema), ("betas[0]", self.betas[0]), ("betas[1]", self.betas[1])):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name}={share} is not in [0, 1)")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -50,12 +56,16 @@ class Plan:
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
+    def fingerprint(self) -> str:
+        """What must agree between the run that wrote a checkpoint and the one that goes on with it."""
+        return json.dumps({k: v for k, v in vars(self).items() if k not in ("save_every", "compile")})
+
 
 def fit(
     model: nn.Module,
     loss: Callable[[nn.Module, int], Tensor],
     plan: Plan,
-    folder: pathlib.Path | None = None,
+    folder: str | pathlib.Path | None = None,
     *,
     device: str = "auto",
     devices: int = 1,
@@ -64,10 +74,12 @@ def fit(
     """Trains `model` in place for `plan.steps` steps and returns it holding the moving average of its weights.
 
     `loss(model, step)` draws its batch with torch's global random numbers and returns a scalar. These are seeded anew
-    at each step from `plan.seed`, the step and the process, so that a run resumed from `folder` (after an
-    interruption or a kill) goes on as if nothing had happened: on a CPU the weights come out bit-equal. A finished
-    `folder` is loaded, not trained again; one of another plan is a `ValueError`. The forward pass runs in bfloat16 on
-    a GPU. `devices > 1` shares each step among GPUs by Lightning Fabric: each draws a batch of its own.
+    at each step from `plan.seed`, the step and the process, and once more at the end, so that a run resumed from
+    `folder` goes on as if nothing had happened: on a CPU the weights come out bit-equal. The state is saved every
+    `plan.save_every` steps, every half minute, on Ctrl-C and on SIGTERM. A finished `folder` is loaded, not trained
+    again; one of another plan or a damaged one is a `ValueError`. A loss or a gradient that is not finite is an
+    `ArithmeticError` before its step is made. The forward pass runs in bfloat16 on a GPU. `devices > 1` shares each
+    step among GPUs by Lightning Fabric: each draws a batch of its own.
     """
     fabric = launch(device, devices) if devices != 1 else None
     where, rank = (fabric.device, fabric.global_rank) if fabric else (pick_device(device), 0)
@@ -76,35 +88,70 @@ def fit(
     runner, stepper = fabric.setup(model, optimizer) if fabric else (model, optimizer)
     # Taken after the set-up, which gives all processes the weights of the first.
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    first, seconds = resume(folder, plan, model, average, optimizer) if folder else (0, 0.0)
-    began = time.perf_counter() - seconds
+    run = Run(plan.fingerprint(), model, optimizer, average, pathlib.Path(folder) if folder else None)
+    run.start()
+    run.folder = run.folder if rank == 0 else None
     runner, precision = faster(runner, where, plan.compile)
-    bar = tqdm(range(first, plan.steps), initial=first, total=plan.steps, disable=not progress or rank > 0)
-    for step in bar:
-        torch.manual_seed(plan.seed * 1_000_003 + step * 1009 + rank)
-        with precision:
-            value = loss(runner, step)
-        fabric.backward(value) if fabric else value.backward()
-        update(model, stepper, plan, step)
-        follow(average, model, min(plan.ema, (step + 1) / (step + 10)))
-        due = (step + 1) % plan.save_every == 0 or step + 1 == plan.steps
-        if due or step % 50 == 0:
-            bar.set_postfix_str(f"loss {check_finite(value.detach(), step):.4g}")
-        if due and folder and rank == 0:
-            facts = {"step": step + 1, "seconds": time.perf_counter() - began, "plan": fingerprint(plan)}
-            save(folder, facts, model, average, optimizer)
+    bar = tqdm(range(run.step, plan.steps), initial=run.step, total=plan.steps, disable=not progress or rank > 0)
+    with held_back(folder is not None) as came:
+        for step in bar:
+            torch.manual_seed(plan.seed * 1_000_003 + step * 1009 + rank)
+            with run.unharmed():
+                with precision:
+                    value = loss(runner, step)
+                fabric.backward(value) if fabric else value.backward()
+                number = check_step(value.detach(), nn.utils.clip_grad_norm_(model.parameters(), plan.clip), step)
+            advance(run, stepper, plan)
+            if saves := due(run, plan):
+                run.save()
+            if saves or step % 50 == 0:
+                bar.set_postfix_str(f"loss {number:.4g}")
+            if stopped(fabric, came):
+                stop(run, plan, fabric)
+                break
     # Running statistics differ among processes: the first one's are those that were saved.
     model.load_state_dict(fabric.broadcast(average) if fabric else average)
+    torch.manual_seed(plan.seed)
     return model.eval()
 
 
-def update(model: nn.Module, optimizer: Any, plan: Plan, step: int) -> None:
-    """One step of the optimizer along the clipped gradients, at the step's learning rate."""
+def check_step(value: Tensor, norm: Tensor, step: int) -> float:
+    """The loss as a number. Raises `ArithmeticError` when it or the gradient's norm is NaN or infinite."""
+    number, length = float(value), float(norm)
+    if not math.isfinite(number):
+        raise ArithmeticError(f"the loss is {number} at step {step}: lower the learning rate or look at the data")
+    if not math.isfinite(length):
+        raise ArithmeticError(
+            f"the gradient's norm is {length} at step {step}, where the loss is {number:.4g}: "
+            "look for a root or a logarithm of 0 in the loss, or lower the learning rate"
+        )
+    return number
+
+
+def advance(run: Run, optimizer: Any, plan: Plan) -> None:
+    """One step of the optimizer along the clipped gradients, at the step's learning rate; the average follows."""
     for group in optimizer.param_groups:
-        group["lr"] = plan.rate(step)
-    nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
+        group["lr"] = plan.rate(run.step)
     optimizer.step()
     optimizer.zero_grad()
+    follow(run.average, run.model, min(plan.ema, (run.step + 1) / (run.step + 10)))
+    run.step += 1
+
+
+def due(run: Run, plan: Plan) -> bool:
+    """Whether it is time to save: by steps, by the clock, or at the end."""
+    by_steps = run.step % plan.save_every == 0 or run.step == plan.steps
+    return by_steps or time.perf_counter() - run.saved >= SAVE_SECONDS
+
+
+def stop(run: Run, plan: Plan, fabric: Any) -> None:
+    """Keeps what there is of a run that was told to end, and says how to go on."""
+    run.save()
+    if run.folder:
+        where = run.folder / NAME
+        tqdm.write(f"stopped after {run.step} of {plan.steps} steps; the same call goes on from {where}", sys.stderr)
+    if fabric:
+        fabric.barrier()  # the end of one process would take the first down while it still writes
 
 
 def groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
@@ -122,68 +169,3 @@ def follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     torch._foreach_lerp_([average[k] for k in floating], [state[k] for k in floating], 1 - decay)
     for k in state.keys() - floating:
         average[k].copy_(state[k])
-
-
-def check_finite(value: Tensor, step: int) -> float:
-    """The loss as a number. Raises `ArithmeticError` when it is NaN or infinite: training has gone wrong."""
-    number = float(value)
-    if not math.isfinite(number):
-        raise ArithmeticError(f"the loss is {number} at step {step}: lower the learning rate or look at the data")
-    return number
-
-
-def save(
-    folder: pathlib.Path,
-    facts: dict[str, Any],
-    model: nn.Module,
-    average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    """Writes `state.safetensors` whole or not at all: weights, their average, Adam's moments, the facts."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.items()}
-    for name, parameter in model.named_parameters():
-        tensors |= {f"adam.{name}.{k}": v for k, v in optimizer.state.get(parameter, {}).items()}
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    with files.writing(folder / "state.safetensors") as path:
-        save_file(tensors, path, metadata={k: str(v) for k, v in facts.items()})
-
-
-def resume(
-    folder: pathlib.Path,
-    plan: Plan,
-    model: nn.Module,
-    average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> tuple[int, float]:
-    """Loads what `save` wrote into all three; returns the step to go on with and the seconds spent before it."""
-    path = folder / "state.safetensors"
-    if not path.exists():
-        return 0, 0.0
-    with safe_open(path, "pt") as file:
-        facts, state = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    if facts["plan"] != fingerprint(plan):
-        raise ValueError(f"{path} was trained by another plan ({facts['plan']}): give another folder, or delete it")
-    model.load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("model.")})
-    for k, v in average.items():
-        v.copy_(state[f"average.{k}"])
-    for name, parameter in model.named_parameters():
-        start = f"adam.{name}."
-        moments = {k[len(start) :]: v for k, v in state.items() if k.startswith(start)}
-        if moments:
-            optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in moments.items()}
-    return int(facts["step"]), float(facts["seconds"])
-
-
-def seconds_spent(folder: pathlib.Path) -> float:
-    """The training time of all runs below a folder, interrupted ones included."""
-    total = 0.0
-    for path in folder.rglob("state.safetensors"):
-        with safe_open(path, "pt") as file:
-            total += float(file.metadata()["seconds"])
-    return total
-
-
-def fingerprint(plan: Plan) -> str:
-    """What must agree between the run that wrote a checkpoint and the one that goes on with it."""
-    return json.dumps({k: v for k, v in vars(plan).items() if k not in ("save_every", "compile")})

@@ -1,5 +1,4 @@
 import importlib.util
-import itertools
 import math
 import os
 import pathlib
@@ -7,16 +6,18 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from minitok import devices
+from minitok.checkpoints import NAME, held_back, read
 from minitok.train import Plan, fit, pick_device, seconds_spent
 
 SCRIPT = pathlib.Path(__file__).with_name("training_run.py")
@@ -25,8 +26,24 @@ PLAN, build, loss = RUN["PLAN"], RUN["build"], RUN["loss"]
 QUIET = {"device": "cpu", "progress": False}
 
 
+def forked(folder, end):
+    """Runs the script's `main` in a copy of this process, which has torch already; returns exit status and output."""
+    folder.parent.mkdir(exist_ok=True)
+    printed = folder.with_suffix(".txt")
+    with warnings.catch_warnings(action="ignore"):  # of the threads that a copy lacks: it needs none
+        child = os.fork()
+    if child == 0:
+        with open(printed, "w") as sys.stdout:
+            RUN["main"](folder, end, 1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), printed.read_text(), ""
+
+
 def start(folder, end="none", devices=1):
     """Runs the script to its end and returns its exit status and what it printed."""
+    if devices == 1 and hasattr(os, "fork"):
+        return forked(folder, end)
     root = str(SCRIPT.parents[2])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root, "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(SCRIPT), str(folder), end, str(devices)]
@@ -108,6 +125,14 @@ def test_the_rate_climbs_a_line_then_falls_along_a_cosine():
         ({"steps": 0}, "steps=0"),
         ({"lr": 0.0}, "lr=0.0"),
         ({"save_every": 0}, "save_every=0"),
+        ({"seed": -1}, "seed=-1 came"),
+        ({"lr": math.nan}, "lr=nan came, expected a finite number"),
+        ({"clip": math.inf}, "clip=inf came"),
+        ({"weight_decay": math.nan}, "weight_decay=nan"),
+        ({"weight_decay": -0.1}, "weight_decay=-0.1"),
+        ({"betas": (0.9, 1.0)}, r"betas\[1\]=1.0 is not in \[0, 1\)"),
+        ({"betas": (math.nan, 0.9)}, r"betas\[0\]=nan"),
+        ({"ema": math.nan}, "ema=nan"),
         ({"ema": 1.0}, r"ema=1.0 is not in \[0, 1\)"),
         ({"ema": -0.1}, "ema=-0.1"),
         ({"clip": 0.0}, "clip=0.0"),
@@ -150,35 +175,146 @@ def test_dropout_acts_and_the_loss_learns_the_steps():
 
 def test_a_killed_run_goes_on_to_bit_equal_weights(tmp_path):
     killed = -signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM
+    whole = fit(build(), loss, PLAN, tmp_path / "whole", **QUIET).state_dict()
     runs = [start(tmp_path / "killed", end) for end in ("loss", "write", "none")]
     assert [run[0] for run in runs] == [killed, killed, 0], runs[-1][2]
     # Checkpoints come every 7 steps: the second run dies while it writes that of step 28, so that of step 21 stays.
     assert [run[1].splitlines()[0] for run in runs] == ["first step 0", "first step 21", "first step 21"]
     assert runs[-1][1].splitlines()[1] == "lightning False"
-    whole = fit(build(), loss, PLAN, tmp_path / "whole", **QUIET).state_dict()
     states = [load_file(tmp_path / name / "state.safetensors") for name in ("killed", "whole")]
     assert states[0].keys() == states[1].keys()
     assert [name for name in states[0] if not torch.equal(states[0][name], states[1][name])] == []
     assert all(torch.equal(states[0][f"average.{name}"], weight) for name, weight in whole.items())
 
 
-def test_an_interrupted_run_adds_up_its_seconds(tmp_path, monkeypatch):
-    clock = itertools.count(1000)  # each look at the clock is a second later: one at the start, one at each checkpoint
-    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+class Clock:
+    """A clock that goes on by a second at each step: `monkeypatch.setattr(time, "perf_counter", clock)`."""
 
-    def interrupted(model, step):
-        if step == 10:
-            raise KeyboardInterrupt
-        return loss(model, step)
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+    def timed(self, loss):
+        def step_of_a_second(model, step):
+            self.now += 1
+            return loss(model, step)
+
+        return step_of_a_second
+
+
+def stopping_at(step, how):
+    """The loss, which at one step does something."""
+
+    def watched(model, at):
+        if at == step:
+            how()
+        return loss(model, at)
+
+    return watched
+
+
+def facts(folder):
+    return read(folder / NAME, "")[0]
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_adds_up_its_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", clock := Clock())
+    with pytest.raises(KeyboardInterrupt):
+        fit(build(), clock.timed(stopping_at(10, interrupt)), PLAN, tmp_path / "a", **QUIET)
+    assert seconds_spent(tmp_path) == 11
+    fit(build(), clock.timed(loss), PLAN, tmp_path / "a", **QUIET)
+    assert seconds_spent(tmp_path) == 11 + 50
+    fit(build(), clock.timed(loss), PLAN, tmp_path / "b" / "c", **QUIET)
+    assert seconds_spent(str(tmp_path)) == 11 + 50 + 60
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["state.safetensors"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_a_signal_ends_the_run_after_its_step_and_says_how_to_go_on(tmp_path, capsys, number):
+    came, before = [], signal.signal(number, lambda *_: came.append(number))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(build(), stopping_at(10, lambda: signal.raise_signal(number)), PLAN, str(tmp_path), **QUIET)
+    finally:
+        signal.signal(number, before)
+    assert came == [number]  # it came through at the end, to whom it was meant for
+    assert "stopped after 11 of 60 steps; the same call goes on from" in capsys.readouterr().err
+    assert facts(tmp_path)["step"] == "11"
+    resumed, whole = (fit(build(), loss, PLAN, folder, **QUIET) for folder in (tmp_path, None))
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
+
+
+def test_a_second_signal_comes_through_at_once(tmp_path):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the second one was held back")
 
     with pytest.raises(KeyboardInterrupt):
-        fit(build(), interrupted, PLAN, tmp_path / "a", **QUIET)
-    assert seconds_spent(tmp_path) == 1
-    fit(build(), loss, PLAN, tmp_path / "a", **QUIET)
-    assert seconds_spent(tmp_path) == 1 + 8
-    fit(build(), loss, PLAN, tmp_path / "b" / "c", **QUIET)
-    assert seconds_spent(tmp_path) == 1 + 8 + 9
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["state.safetensors"]
+        fit(build(), stopping_at(10, twice), PLAN, tmp_path, **QUIET)
+    assert facts(tmp_path)["step"] == "10"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_without_a_folder_nothing_is_held_back():
+    def stop():
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("it was held back")
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(build(), stopping_at(10, stop), PLAN, **QUIET)
+
+
+def test_signals_that_are_ignored_stay_so_and_other_threads_hold_nothing_back():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with held_back(True) as came:
+            signal.raise_signal(signal.SIGINT)
+        assert came == []
+    finally:
+        signal.signal(signal.SIGINT, before)
+    kept = []
+    thread = threading.Thread(target=lambda: kept.append(signal.getsignal(signal.SIGTERM)))
+    with held_back(False):
+        assert signal.getsignal(signal.SIGINT) is before
+    worker = threading.Thread(target=lambda: fit(build(), loss, replace(PLAN, steps=2), **QUIET))
+    for one in (thread, worker):
+        one.start()
+        one.join()
+    assert kept == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_the_state_is_saved_every_half_minute(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", clock := Clock())
+    kill = stopping_at(45, lambda: (_ for _ in ()).throw(OSError("the power fails")))
+    with pytest.raises(OSError, match="power"):
+        fit(build(), clock.timed(kill), replace(PLAN, save_every=1000), tmp_path, **QUIET)
+    assert facts(tmp_path)["step"] == "30"
+
+
+class Others:
+    """What several processes agree on, seen from one: so many signals came to all of them together."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, signals):
+        self.signals = signals
+
+    def all_reduce(self, mine, reduce_op):
+        assert reduce_op == "sum"
+        return mine + self.signals
+
+
+@pytest.mark.parametrize(("mine", "others", "expected"), [(0, 0, False), (1, 0, True), (0, 1, True), (0, None, False)])
+def test_processes_stop_together(mine, others, expected):
+    came = [signal.SIGINT] * mine
+    assert devices.stopped(None if others is None else Others(others), came) is expected
+    assert bool(came) is expected
 
 
 def never(model, step):
@@ -200,17 +336,93 @@ def test_a_folder_of_another_plan_is_refused(tmp_path, change):
     fit(build(), never, replace(PLAN, save_every=2, compile=True), tmp_path, **QUIET)
 
 
-@pytest.mark.parametrize(("bad_at", "seen_at"), [(0, 0), (3, 6), (59, 59)])
+@pytest.mark.parametrize("bad_at", [0, 3, 26, 59])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(tmp_path, bad_at, seen_at, value):
+def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path, bad_at, value):
     def broken(model, step):
-        return loss(model, step) * (value if step >= bad_at else 1.0)
+        return loss(model, step) * (value if step == bad_at else 1.0)
 
-    with pytest.raises(ArithmeticError, match=rf"the loss is \w+ at step {seen_at}"):
-        fit(build(), broken, PLAN, tmp_path, **QUIET)
-    saved = load_file(tmp_path / "state.safetensors") if bad_at == 59 else {}
-    assert bool(saved) == (tmp_path / "state.safetensors").exists()
-    assert all(tensor.isfinite().all() for tensor in saved.values())
+    model = build()
+    with pytest.raises(ArithmeticError, match=rf"the loss is \w+ at step {bad_at}:"):
+        fit(model, broken, PLAN, tmp_path, **QUIET)
+    assert facts(tmp_path)["step"] == str(bad_at)
+    # What is kept is the state before that step, so a run whose loss was mended goes on as if nothing had been.
+    mended, whole = (fit(build(), loss, PLAN, folder, **QUIET) for folder in (tmp_path, None))
+    assert all(torch.equal(a, b) for a, b in zip(mended.buffers(), whole.buffers(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(mended.parameters(), whole.parameters(), strict=True))
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_before_its_step(tmp_path):
+    def root_of_zero(model, step):
+        return loss(model, step) + (model[0].weight * (step != 8)).square().sum().sqrt()
+
+    model = build()
+    with pytest.raises(ArithmeticError, match=r"the gradient's norm is nan at step 8, where the loss is \d"):
+        fit(model, root_of_zero, PLAN, tmp_path, **QUIET)
+    assert all(weight.isfinite().all() for weight in model.parameters())
+    assert all(weight.grad is None for weight in model.parameters())
+    assert facts(tmp_path)["step"] == "8"
+
+
+def test_data_that_ruin_running_statistics_leave_them_as_they_were():
+    def poisoned(model, step):
+        if step == 5:
+            return model(torch.full((16, 4), math.nan)).mean()
+        return loss(model, step)
+
+    model = build()
+    with pytest.raises(ArithmeticError, match="at step 5"):
+        fit(model, poisoned, PLAN, **QUIET)
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+    assert int(model[1].num_batches_tracked) == 5
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_weights_that_are_no_numbers_are_neither_saved_nor_returned(tmp_path, folder):
+    def far(model, step):
+        model[1](torch.randn(16, 8) * 1e30)  # its variance is no float32: the loss is fine, the statistics are not
+        return loss(model, step)
+
+    with pytest.raises(ArithmeticError, match=r"model\.1\.running_var holds NaN or infinity after step 2:"):
+        fit(build(), far, replace(PLAN, steps=3), tmp_path if folder else None, **QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_or_poisoned_folder_names_its_file_and_the_way_out(tmp_path):
+    fit(build(), loss, replace(PLAN, steps=2), tmp_path, **QUIET)
+    path = tmp_path / NAME
+    content = path.read_bytes()
+    for damaged in (content[:-100], content[:5], b""):
+        path.write_bytes(damaged)
+        for job in (
+            lambda: fit(build(), never, replace(PLAN, steps=2), tmp_path, **QUIET),
+            lambda: seconds_spent(tmp_path),
+        ):
+            with pytest.raises(
+                ValueError, match=r"state\.safetensors is damaged \(.+\): delete it, and the run begins"
+            ):
+                job()
+    path.write_bytes(content)
+    known, state = read(path, "")
+    save_file(state | {"model.4.weight": state["model.4.weight"] * math.nan}, path, metadata=known)
+    with pytest.raises(ValueError, match=r"state\.safetensors holds NaN or infinity in model\.4\.weight: delete it"):
+        fit(build(), never, replace(PLAN, steps=2), tmp_path, **QUIET)
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path):
+    fit(build(), loss, replace(PLAN, steps=2), tmp_path, **QUIET)
+    with pytest.raises(
+        ValueError, match=r"state\.safetensors holds another model .*: give another folder, or delete it"
+    ):
+        fit(plain(), never, replace(PLAN, steps=2), tmp_path, **QUIET)
+
+
+def test_the_random_numbers_after_a_run_do_not_depend_on_how_often_it_was_interrupted(tmp_path):
+    drawn = []
+    for _ in range(2):  # the second time the folder is finished, and no step is made
+        fit(build(), loss, PLAN, tmp_path, **QUIET)
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
 
 
 @pytest.mark.parametrize("progress", [True, False])
