@@ -50,10 +50,23 @@ def by_product(z: Tensor, codebook: Tensor) -> Tensor:
     return torch.addmm(codebook.pow(2).sum(-1)[None], z[0], codebook.T, alpha=-2).argmin(-1)
 
 
+class Absent(Exception):
+    """A contender that does not load here."""
+
+
+def absent(reason: Exception) -> Tensor:
+    """What stands in the place of a contender that does not load."""
+    raise Absent(str(reason)) from reason
+
+
 def package(codebook: Tensor, z: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """The look-up of vector-quantize-pytorch, where it is installed."""
+    """The look-up of vector-quantize-pytorch, where it is installed; where it does not load, a call that says why."""
     if importlib.util.find_spec("vector_quantize_pytorch") is None:
         return {}
+    try:
+        importlib.import_module("vector_quantize_pytorch")
+    except Exception as error:  # whatever a package of others raises: ours are timed all the same
+        return {"vector-quantize-pytorch": functools.partial(absent, error)}
     made = importlib.import_module("vector_quantize_pytorch").VectorQuantize(
         dim=codebook.shape[1], codebook_size=len(codebook), rotation_trick=False
     )
@@ -134,14 +147,14 @@ def run(name: str, device: torch.device) -> dict[str, Any]:
     rows = []
     with products(case.tf32):
         for who, call in case.contenders.items():
-            found = call().flatten()[: len(case.right)]
-            rows.append(
-                {
-                    "who": who,
-                    "milliseconds": round(1000 * median_seconds(call, device, 1.0), 3),
-                    "agreement": round((found == case.right).double().mean().item(), 6),
-                }
-            )
+            try:
+                found = call().flatten()[: len(case.right)]
+            except Absent as error:
+                rows.append({"who": who, "absent": str(error)})
+                continue
+            milliseconds = round(1000 * median_seconds(call, device, 1.0), 3)
+            agreement = round((found == case.right).double().mean().item(), 6)
+            rows.append({"who": who, "milliseconds": milliseconds, "agreement": agreement})
     floor = 1000 * max(case.moved / bandwidth, case.operations / rate)
     return {"work": case.work, "floor in milliseconds": round(floor, 3), "ours": case.ours, "rows": rows}
 
@@ -168,6 +181,9 @@ def table(figures: dict[str, Any]) -> str:
         ours = next(row["milliseconds"] for row in case["rows"] if row["who"] == case["ours"])
         lines = [("", "ms", "times ours", "right")]
         for row in case["rows"]:
+            if "absent" in row:
+                lines.append((row["who"], f"absent: {row['absent']}", "", ""))
+                continue
             ratio = f"{row['milliseconds'] / ours:.1f}"
             lines.append((row["who"], f"{row['milliseconds']:.2f}", ratio, f"{row['agreement']:.2%}"))
         floor = case["floor in milliseconds"]

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 import torch
@@ -18,6 +19,25 @@ def test_the_public_package_finds_the_nearest_codes_too():
     z, codebook = torch.randn(1, 50, 8), torch.randn(20, 8)
     (look_up,) = kernels.package(codebook, z).values()
     assert torch.equal(look_up()[0], vq.nearest(z, codebook)[0])
+
+
+def test_a_package_that_does_not_load_is_told_as_absent_and_the_others_are_timed(tmp_path, monkeypatch):
+    broken = tmp_path / "vector_quantize_pytorch.py"
+    broken.write_text("raise ImportError(\"No module named 'loguru'\")")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "vector_quantize_pytorch", raising=False)
+    z, codebook = torch.randn(1, 50, 8), torch.randn(20, 8)
+    right = vq.nearest(z, codebook)[0]
+    contenders = {"ours": lambda: right} | kernels.package(codebook, z)
+    case = kernels.Case("a look-up", "ours", contenders, right, 1, 1, torch.float32, False)
+    monkeypatch.setattr(kernels, "CASES", {"small": lambda device: case})
+    monkeypatch.setattr(kernels, "ceilings", lambda *_: (1e9, 1e9))
+    monkeypatch.setattr(kernels, "median_seconds", lambda *_: 0.002)
+    found = kernels.run("small", torch.device("cpu"))
+    assert found["rows"][1] == {"who": "vector-quantize-pytorch", "absent": "No module named 'loguru'"}
+    told = kernels.table({"device": "a card", "cases": [found]})
+    assert "absent: No module named 'loguru'" in told
+    assert ["ours", "2.00", "1.0", "100.00%"] in [line.split() for line in told.splitlines()]
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, capsys):
