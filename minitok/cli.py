@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     tour.add_argument("--out", default="tour.html", metavar="FILE", help="the page to write (default: %(default)s)")
 
     commands.add_papers(command("papers", commands.papers, "list the papers, or show one", "papers --chapter quantize"))
-    _add_train(command("train", _train, "train a house model from scratch", "train vit --device cuda --ship"))
+    _add_train(command("train", _train, "train a house model from scratch", "train vit --device cuda"))
 
     bench = command(
         "bench", _bench, "time the house models and the renderer on this machine", "bench --json bench.json"
@@ -63,7 +63,7 @@ def _add_others(command: Callable[..., argparse.ArgumentParser]) -> None:
     league.add_argument("--folder", type=pathlib.Path, help="where pieces are kept (default: runs/league-NAME)")
     league.add_argument("--steps", type=int, help="train for so many steps, for a rehearsal")
     league.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
-    league.add_argument("--ship", action="store_true", help="write the table into data/leagues")
+    league.add_argument("--ship", action="store_true", help="in a clone: make it the project's own (not with --steps)")
 
     data = command("data", _data, "bring all data that notebooks read into the cache", "data --list")
     data.add_argument("--list", action="store_true", help="only say what there is, with sizes and licences")
@@ -85,7 +85,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
     train.add_argument("--devices", type=int, default=1, help="how many GPUs share the work (default: 1)")
     train.add_argument("--seed", type=int, default=0, help="the seed of all random numbers (default: 0)")
-    train.add_argument("--ship", action="store_true", help="write checkpoint and card into data/checkpoints")
+    train.add_argument("--ship", action="store_true", help="in a clone: make it the project's own (not with --steps)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minitok import files
 from minitok.train import Plan
 
 
@@ -23,6 +24,13 @@ class Options:
     def apply(self, plan: Plan) -> Plan:
         """The recipe's plan with this run's seed, and its steps where they are given."""
         return replace(plan, seed=self.seed, steps=plan.steps if self.steps is None else self.steps)
+
+    def check_shipping(self) -> None:
+        """Raises `ValueError` where a result must not become the project's: outside a clone, or of fewer steps."""
+        if not files.in_checkout():
+            raise ValueError("ship: this is an installed minitok, and only a clone of the project can take new files")
+        if self.steps is not None:
+            raise ValueError(f"ship: steps={self.steps} makes a rehearsal, and only a whole run is shipped")
 
     def where(self) -> dict[str, Any]:
         """The arguments of `fit` that say where to train."""

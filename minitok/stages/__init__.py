@@ -39,6 +39,8 @@ def compute(name: str, folder: str | pathlib.Path, options: Options | None = Non
     project's. `options.steps` shortens every training, for a rehearsal.
     """
     module, options = league(name), options or Options()
+    if ship:
+        options.check_shipping()
     rows = module.measure(pathlib.Path(folder), options)
     facts = {
         "name": name, "title": module.TITLE, "how": module.HOW, "scores": module.SCORES, "rows": rows,

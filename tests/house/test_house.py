@@ -6,7 +6,7 @@ import pathlib
 import pytest
 import torch
 
-from minitok import files, house
+from minitok import files, house, stages
 from minitok.data import clothing, mnist
 from minitok.house import _common
 from minitok.house.sampling import sample
@@ -69,12 +69,34 @@ def test_what_the_models_of_lessons_must_reach():
     assert lengths[0] >= 13
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path):
+def copied(folder: pathlib.Path) -> pathlib.Path:
     for end in ("json", "safetensors"):
-        content = files.shipped("checkpoints", f"digits.{end}").read_bytes()
-        (tmp_path / f"digits.{end}").write_bytes(content[:-1] + b"?" if end == "safetensors" else content)
-    with pytest.raises(ValueError, match="SHA-256"):
+        (folder / f"digits.{end}").write_bytes(files.shipped("checkpoints", f"digits.{end}").read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("end", ["json", "safetensors"])
+@pytest.mark.parametrize("length", [0, -2, None])
+def test_a_damaged_or_missing_checkpoint_is_refused_with_its_file_and_the_way_out(tmp_path, end, length):
+    path = copied(tmp_path) / f"digits.{end}"
+    content = path.read_bytes()[:length]
+    path.unlink()
+    if length is not None:
+        path.write_bytes(content)
+    error, told = (FileNotFoundError, "there is no") if length is None else (ValueError, "damaged")
+    with pytest.raises(error, match=rf"digits\.{end}.*`minitok train digits --folder") as caught:
         house.load("digits", tmp_path)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(("clone", "way"), [(True, "`git checkout -- .*` brings it back"), (False, "install minitok")])
+def test_a_damaged_shipped_checkpoint_names_the_way_out(tmp_path, monkeypatch, clone, way):
+    path = copied(tmp_path) / "digits.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    monkeypatch.setattr(files, "shipped", lambda *parts: tmp_path.joinpath(*parts[1:]))
+    monkeypatch.setattr(files, "in_checkout", lambda: clone)
+    with pytest.raises(ValueError, match=f"SHA-256 .*{way}"):
+        house.load("digits")
 
 
 def test_an_unknown_name_is_refused():
@@ -82,40 +104,99 @@ def test_an_unknown_name_is_refused():
         house.load("vti")
 
 
-def test_a_recipe_writes_checkpoint_and_card_and_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(house, "NAMES", ("tiny",))
-    monkeypatch.setattr(house, "recipe", lambda name: Tiny)
-    facts = house.train("tiny", tmp_path, house.Options(steps=5, seed=3, device="cpu", progress=False))
+def test_a_recipe_writes_checkpoint_and_card_and_goes_on(tiny, tmp_path):
+    facts = trained(tmp_path)
     assert json.loads((tmp_path / "tiny.json").read_text()) == facts
     assert (facts["steps"], facts["seed"], facts["figures"]) == (5, 3, {"weight": facts["figures"]["weight"]})
     loaded = house.load("tiny", tmp_path)
     # measured after the rounding to half precision: what is shipped is what was measured
     assert float(loaded.weight) == pytest.approx(facts["figures"]["weight"], abs=5e-5)
-    again = house.train("tiny", tmp_path, house.Options(steps=5, seed=3, device="cpu", progress=False))
+    again = trained(tmp_path)
     assert again["sha256"] == facts["sha256"]
     assert again["trained"]["seconds"] == facts["trained"]["seconds"]
 
 
 class Tiny:
-    """A recipe of one weight."""
+    """A recipe of a few weights, trained in two parts, of which the second begins where the first has ended."""
 
-    PLAN = Plan(steps=100, lr=0.1, warmup=1)
+    PLAN = Plan(steps=100, lr=0.1, warmup=1, save_every=2)
     DATA = "none"
+    fails_at: int | None = None
 
     @staticmethod
     def build() -> torch.nn.Module:
         return torch.nn.Linear(1, 1, bias=False)
 
-    @staticmethod
-    def train(folder: pathlib.Path, options: house.Options) -> torch.nn.Module:
+    @classmethod
+    def train(cls, folder: pathlib.Path, options: house.Options) -> torch.nn.Module:
         def loss(model: torch.nn.Module, step: int) -> torch.Tensor:
+            if step == cls.fails_at:
+                raise OSError("the power fails")
             return model(torch.rand(4, 1)).pow(2).mean()
 
-        return fit(Tiny.build(), loss, options.apply(Tiny.PLAN), folder, **options.where())
+        teacher = fit(cls.build(), loss, options.apply(cls.PLAN), folder / "teacher", **options.where())
+        student = torch.nn.Sequential(cls.build(), teacher.requires_grad_(False))
+        return fit(student, loss, options.apply(cls.PLAN), folder, **options.where())[0]
 
     @staticmethod
     def measure(model: torch.nn.Module) -> dict[str, float]:
         return {"weight": float(model.weight)}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(house, "NAMES", ("tiny",))
+    monkeypatch.setattr(house, "recipe", lambda name: Tiny)
+
+
+def trained(folder: pathlib.Path, seed: int = 3, **how: object) -> dict:
+    return house.train("tiny", folder, house.Options(steps=5, seed=seed, device="cpu", progress=False), **how)
+
+
+def test_the_seed_decides_the_weights_bit_by_bit_however_often_a_run_is_interrupted(tiny, tmp_path, monkeypatch):
+    first = trained(tmp_path / "a")
+    assert first["seeded"] == "initial weights, batches and dropout"
+    torch.rand(7)  # what was drawn before does not matter
+    assert trained(tmp_path / "b")["sha256"] == first["sha256"]
+    for step in (3, 4):
+        monkeypatch.setattr(Tiny, "fails_at", step)
+        with pytest.raises(OSError, match="power"):
+            trained(tmp_path / "c")
+        torch.rand(step)
+    # The first part is finished by itself, so that the second begins in a run that has made no step of the first.
+    monkeypatch.setattr(Tiny, "fails_at", None)
+    (tmp_path / "c" / "state.safetensors").unlink(missing_ok=True)
+    assert trained(tmp_path / "c")["sha256"] == first["sha256"]
+    (tmp_path / "c" / "state.safetensors").unlink()
+    assert trained(tmp_path / "c")["sha256"] == first["sha256"]
+    assert trained(tmp_path / "d", seed=4)["sha256"] != first["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("clone", "steps", "told"), [(False, None, "only a clone"), (True, 5, "steps=5 makes a rehearsal")]
+)
+def test_only_a_whole_run_in_a_clone_is_shipped(tiny, tmp_path, monkeypatch, clone, steps, told):
+    monkeypatch.setattr(files, "in_checkout", lambda: clone)
+    monkeypatch.setattr(files, "shipped", lambda *parts: tmp_path.joinpath("shipped", *parts))
+    for job in (house.train, stages.compute):
+        with pytest.raises(ValueError, match=f"ship: .*{told}"):
+            job("tiny" if job is house.train else "quantize", tmp_path, house.Options(steps=steps), ship=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_whole_run_in_a_clone_is_shipped(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "shipped", lambda *parts: tmp_path.joinpath("shipped", *parts))
+    monkeypatch.setattr(Tiny, "PLAN", Plan(steps=2))
+    facts = house.train("tiny", tmp_path, house.Options(device="cpu", progress=False), ship=True)
+    assert house.card("tiny") == facts
+
+
+def test_weights_beyond_half_precision_are_named():
+    model = Tiny.build()
+    with torch.no_grad():
+        model.weight.fill_(7e4)
+    with pytest.raises(ArithmeticError, match=r"weight holds numbers beyond 65,504"):
+        house.keep_half(model)
 
 
 def test_options_keep_or_replace_the_steps_of_a_plan():
