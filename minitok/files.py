@@ -1,5 +1,7 @@
 """Where files are and how they are written: the shipped folder, the cache, hashes, writes whole or not at all."""
 
+import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -9,6 +11,7 @@ from contextlib import contextmanager
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def in_checkout() -> bool:
@@ -34,25 +37,42 @@ def named(variable: str) -> pathlib.Path | None:
 
 
 def cache_folder() -> pathlib.Path:
-    """The folder for downloaded files, made on first use: `MINITOK_CACHE`, else the system's cache folder.
+    """The folder for downloaded files: `MINITOK_CACHE`, else the system's cache folder. It may not be there yet.
 
-    Raises `PermissionError`, naming the folder and the way out, when it cannot be written, or when there is no home
-    folder that it could lie in.
+    Raises `PermissionError`, naming the way out, when there is no home folder that it could lie in.
     """
     import pooch
 
     folder = named("MINITOK_CACHE") or expanded(pooch.os_cache("minitok"))
     if folder.parts[:1] and folder.parts[0].startswith("~"):
         raise PermissionError(f"{folder} names no home folder of this machine: set MINITOK_CACHE to a folder")
+    return folder
+
+
+@contextmanager
+def filling_cache() -> Iterator[pathlib.Path]:
+    """Gives the cache folder, made where it is not there, to a download; what is there already is read without it.
+
+    Raises `PermissionError`, naming the folder and the way out, when it cannot be written or the disk is full.
+    """
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise PermissionError(
-            f"the cache folder {folder} cannot be written ({error.strerror}): set MINITOK_CACHE to a folder that can be"
-        ) from error
-    return folder
+        raise unwritable(folder, error.strerror) from error
+    try:
+        yield folder
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise unwritable(folder, error.strerror) from error
+
+
+def unwritable(folder: pathlib.Path, reason: str | None) -> PermissionError:
+    """What to tell the user where the cache cannot be written."""
+    return PermissionError(f"the cache folder {folder} cannot be written ({reason}): set MINITOK_CACHE to another")
 
 
 def check_target(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -83,7 +103,8 @@ def writing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     temporary = pathlib.Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)  # mkstemp makes private files; what we write is meant to be read
+        with contextlib.suppress(OSError):  # a network mount may refuse it
+            temporary.chmod(0o644)  # mkstemp makes private files; what we write is meant to be read
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -101,8 +122,8 @@ def sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_sha256(path: str | os.PathLike[str], expected: str) -> None:
-    """Raises `ValueError` when the file's SHA-256 is not `expected`."""
+def check_sha256(path: str | os.PathLike[str], expected: str, remedy: str = "fetch or make it again") -> None:
+    """Raises `ValueError`, with what helps, when the file's SHA-256 is not `expected`."""
     found = sha256(path)
     if found != expected:
-        raise ValueError(f"{path} has SHA-256 {found}, expected {expected}: it is damaged or another version")
+        raise ValueError(f"{path} has SHA-256 {found}, expected {expected}: it is damaged or another version; {remedy}")

@@ -72,10 +72,11 @@ def _path() -> pathlib.Path:
     """The first npz file that is there, else a new one in the cache."""
     path = next((place for place in _places() if place.is_file()), files.cache_folder() / FILE)
     if not path.exists():
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetching-") as folder:
-            arrays: dict[str, Any] = build(_download(pathlib.Path(folder, "clothing.zip")))
-        with files.writing(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)
+        with files.filling_cache() as cache:
+            with tempfile.TemporaryDirectory(dir=cache, prefix=".fetching-") as folder:
+                arrays: dict[str, Any] = build(_download(pathlib.Path(folder, "clothing.zip")))
+            with files.writing(path) as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, **arrays)
     return path
 
 
@@ -85,6 +86,8 @@ def _download(target: pathlib.Path) -> pathlib.Path:
     try:
         pooch.HTTPDownloader(progressbar=True)(ARCHIVE, str(target), None)
     except OSError as error:
+        if error.errno in files.FULL:
+            raise
         raise ConnectionError(
             f"{ARCHIVE} could not be downloaded ({error}). Is there a network? "
             f"You can also put {FILE} into a folder and name that folder in MINITOK_DATA"

@@ -72,18 +72,17 @@ def fetch(name: str) -> pathlib.Path:
     """The path of the wheel `name` in the cache, downloaded on first use, its hash checked each time.
 
     Raises `ValueError` for an unknown name, a damaged file in the cache or another hash than the pinned one;
-    `ConnectionError` when pip cannot bring the file; `PermissionError` when the cache cannot be written.
+    `ConnectionError` when pip cannot bring the file; `PermissionError` when it must be brought and the cache cannot be
+    written or the disk is full. A cache that holds the wheel is only read, and may be shared.
     """
     check_choice("name", name, tuple(WHEELS))
     wheel = WHEELS[name]
     path = files.cache_folder() / "wheels" / wheel.file
     if not path.exists():
-        tqdm.write(f"fetching {wheel.requirement} ({wheel.size_mb} MB)", file=sys.stderr)
-        _download(wheel, path)
-    try:
-        files.check_sha256(path, wheel.sha256)
-    except ValueError as error:
-        raise ValueError(f"{error}; delete it, and the next call fetches it again") from None
+        with files.filling_cache():
+            tqdm.write(f"fetching {wheel.requirement} ({wheel.size_mb} MB)", file=sys.stderr)
+            _download(wheel, path)
+    files.check_sha256(path, wheel.sha256, "delete it, and the next call fetches it again")
     return path
 
 
@@ -151,6 +150,8 @@ def _failure(wheel: Wheel, folder: pathlib.Path, stderr: str) -> Exception:
     if "DO NOT MATCH THE HASHES" in stderr:
         return ValueError(f"the index's file of {wheel.requirement} has not the pinned SHA-256 {wheel.sha256}")
     reason = (stderr.strip().splitlines() or ["no message"])[-1]
+    if any(f"Errno {number}]" in stderr for number in files.FULL):
+        return files.unwritable(folder, reason)
     return ConnectionError(
         f"pip could not bring {wheel.requirement} ({reason}). "
         "Is there a network, and does pip's index have it? "

@@ -149,9 +149,7 @@ def forms() -> Int64[Tensor, "cases 5 t"]:
     return torch.tensor(codes).view(len(CASES), 5, WIDTH)
 
 
-def fill(
-    case: Int64[Tensor, " n"], wording: Int64[Tensor, " n"], blanks: Int64[Tensor, "n 6"]
-) -> Int64[Tensor, "n t"]:
+def fill(case: Int64[Tensor, " n"], wording: Int64[Tensor, " n"], blanks: Int64[Tensor, "n 6"]) -> Int64[Tensor, "n t"]:
     """The sentences of these cases and wordings, with word numbers for their blanks."""
     codes = forms().to(case.device)[case, wording]
     return codes.where(codes >= 0, blanks.gather(1, (-1 - codes).clamp(min=0)))

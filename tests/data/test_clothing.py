@@ -1,5 +1,6 @@
 """The clothing photographs: made from a tiny archive served on this machine, and the real file if at hand."""
 
+import errno
 import functools
 import hashlib
 import http.server
@@ -10,6 +11,7 @@ import zipfile
 from typing import Any
 
 import numpy as np
+import pooch
 import pytest
 from PIL import Image
 
@@ -126,6 +128,16 @@ def test_without_network_the_message_says_what_to_do(cache, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("MINITOK_DATA", raising=False)
     with pytest.raises(ConnectionError, match=r"Is there a network\? .* clothing64\.npz .* MINITOK_DATA"):
+        clothing.load("train")
+    assert os.listdir(cache) == []
+
+
+def test_a_full_disk_is_not_taken_for_a_missing_network(served, cache, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", full)
+    with pytest.raises(PermissionError, match=r"No space left on device\): set MINITOK_CACHE"):
         clothing.load("train")
     assert os.listdir(cache) == []
 

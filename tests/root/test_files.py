@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import pathlib
@@ -45,6 +46,15 @@ def test_writing_over_a_folder_fails_and_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == ["taken"]
 
 
+def test_a_mount_that_refuses_permissions_takes_the_file(tmp_path, monkeypatch):
+    def refused(self, mode):
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(pathlib.Path, "chmod", refused)
+    files.write(tmp_path / "x", "x")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["x"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 def test_what_is_written_can_be_read_by_all(tmp_path):
     files.write(tmp_path / "x", "x")
@@ -72,10 +82,26 @@ def test_hashes(tmp_path):
         files.check_sha256(path, ABC)
 
 
-def test_the_cache_folder_is_made_where_one_says(tmp_path, monkeypatch):
+def test_the_cache_folder_is_made_where_one_says_once_something_is_to_be_written(tmp_path, monkeypatch):
     monkeypatch.setenv("MINITOK_CACHE", str(tmp_path / "a" / "b"))
     assert files.cache_folder() == tmp_path / "a" / "b"
-    assert list((tmp_path / "a" / "b").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+    with files.filling_cache() as folder:
+        assert folder == tmp_path / "a" / "b"
+        assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "expected"), [(errno.ENOSPC, PermissionError), (errno.EIO, OSError)])
+def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch, number, expected):
+    monkeypatch.setenv("MINITOK_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match="here") as caught, files.filling_cache():
+        raise OSError(number, "no room here")
+    assert type(caught.value) is expected
+    if number == errno.ENOSPC:
+        assert (
+            str(caught.value)
+            == f"the cache folder {tmp_path} cannot be written (no room here): set MINITOK_CACHE to another"
+        )
 
 
 @pytest.mark.parametrize("said", [None, ""])
@@ -92,8 +118,9 @@ def test_a_cache_folder_that_cannot_be_names_the_way_out(tmp_path, monkeypatch, 
     (tmp_path / "file").write_text("in the way")
     folder = (tmp_path / "file").joinpath(*below)
     monkeypatch.setenv("MINITOK_CACHE", str(folder))
+    assert files.cache_folder() == folder
     with pytest.raises(PermissionError, match=r"cannot be written \(.+\): set MINITOK_CACHE") as caught:
-        files.cache_folder()
+        files.filling_cache().__enter__()
     assert str(folder) in str(caught.value)
 
 
