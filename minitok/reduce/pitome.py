@@ -15,6 +15,7 @@ ViT code protects in only half of the layers; `protect=False` is what it does in
 Notebook: notebooks/06_reduce/04_pitome.ipynb
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -99,3 +100,38 @@ def falling(
         return spread(schedule, partial(pitome, margin=margin, protect=protect), first)(layer)
 
     return on_layer
+
+
+def by_ratio(n: int, ratio: float, layers: int) -> dict[int, int]:
+    """A schedule in which every layer keeps the same share of its tokens: of n, floor(n - n ratio) go.
+
+    >>> by_ratio(256, 0.9, 3)
+    {0: 231, 1: 208, 2: 188}
+
+    Raises `ValueError` for a ratio outside 0.5 to 1: the authors' code takes away no more than half at once.
+    """
+    if not 0.5 <= ratio <= 1:
+        raise ValueError(f"ratio={ratio} came, expected 0.5 to 1, the share that a layer keeps")
+    left = [n]
+    for _ in range(layers):
+        left.append(left[-1] - math.floor(left[-1] - left[-1] * ratio))
+    return dict(enumerate(left[1:]))
+
+
+def spectral_distance(metric: Float[Tensor, "b n d"], reduction: Reduction) -> Float[Tensor, "b"]:
+    """By how much merging changes the tokens' graph: the sum of the changes of its n sorted eigenvalues.
+
+    The graph has an edge of weight `1 - cos(v_i, v_j)` between any two tokens; its normalised Laplacian is
+    `I - D^-1/2 W D^-1/2`. After merging, each token has the mean edges of its cluster. In float64. Source: section 3.3;
+    the distance is that of arXiv 1802.04447.
+    """
+    unit = F.normalize(metric.double(), dim=-1)
+    edges = (1 - unit @ unit.mT).clamp(min=0)
+    lifted = reduction.restore(reduction.matrix().double())  # b n n: the mean over each token's cluster
+
+    def spectrum(edges: Tensor) -> Tensor:
+        scale = edges.sum(-1).clamp(min=1e-9).rsqrt()
+        own = torch.eye(edges.shape[-1], dtype=edges.dtype, device=edges.device)
+        return torch.linalg.eigvalsh(own - scale[:, :, None] * edges * scale[:, None])
+
+    return (spectrum(edges) - spectrum(lifted @ edges @ lifted.mT)).abs().sum(-1)

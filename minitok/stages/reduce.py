@@ -30,7 +30,6 @@ from minitok.reduce import (
     falling,
     fopru,
     offered,
-    once,
     pitome,
     resume,
     spread,
@@ -87,7 +86,6 @@ class Stage:
         """The row of these answers."""
         return row(logits, self.logits, self.labels, flops, own)
 
-    @torch.no_grad()
     def measure(
         self, method: Method | Sequence[Method], k: int, layer: int | None = LAYER, through: Callable = spread
     ) -> Row:
@@ -96,13 +94,18 @@ class Stage:
         `layer`: one cut, between the attention and the feed-forward part of that layer (0: the first). None: every
         layer takes away as many, by `through(schedule, method)`. Raises `ValueError` as the method does.
         """
-        if not callable(method):
-            return mean([self.measure(one, k, layer, through) for one in method])
         schedule = even(SIDE**2, k, 8) if layer is None else {layer: k}
-        run = self.before(0)(through(schedule, method)) if layer is None else self.before(layer)(once(layer, k, method))
+        return self.along(schedule, method, through)
+
+    @torch.no_grad()
+    def along(self, schedule: Mapping[int, int], method: Method | Sequence[Method], through: Callable = spread) -> Row:
+        """The same where layer i leaves `schedule[i]` tokens."""
+        if not callable(method):
+            return mean([self.along(schedule, one, through) for one in method])
+        logits = self.before(min(schedule))(through(schedule, method))
         whole = cost(self.vit.body, {}, SIDE**2)
-        price = cost(self.vit.body, schedule, SIDE**2) / whole
-        return self.score(run, price, sum(self.own(method, k, n) for n, k in steps(schedule)) / whole)
+        own = sum(self.own(method, k, n) for n, k in steps(schedule))
+        return self.score(logits, cost(self.vit.body, schedule, SIDE**2) / whole, own / whole)
 
     def own(self, method: Method, k: int, n: int = SIDE**2) -> int:
         """FLOPs that a method itself needs to leave k of n tokens of one photograph."""

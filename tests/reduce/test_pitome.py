@@ -1,12 +1,13 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from minitok.nn import Shape, Transformer
 from minitok.reduce._common import Reduction, spread
-from minitok.reduce.pitome import energy, falling, merge_crowd, pitome
+from minitok.reduce.pitome import by_ratio, energy, falling, merge_crowd, pitome, spectral_distance
 from minitok.reduce.tome import tome
 
 
@@ -212,3 +213,46 @@ def test_the_result_is_a_merge():
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_ratio_takes_away_the_floor_of_its_share():
+    assert by_ratio(256, 0.9, 3) == {0: 231, 1: 208, 2: 188}  # 25.6, 23.1 and 20.8 go
+    assert by_ratio(10, 1.0, 2) == {0: 10, 1: 10}
+    assert by_ratio(9, 0.5, 2) == {0: 5, 1: 3}
+    for ratio in (0.49, 1.01):
+        with pytest.raises(ValueError, match=f"ratio={ratio} came, expected 0.5 to 1"):
+            by_ratio(256, ratio, 3)
+
+
+def test_the_spectrum_of_three_tokens_by_hand():
+    # Two equal tokens and one at a right angle: edges 0 inside the pair and 1 to the third. Scaled by the roots of the
+    # degrees 1, 1, 2 the graph has eigenvalues 0, 1, 2; merging the pair changes nothing, merging across does.
+    metric = torch.tensor([[[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]]])
+    pair, across = (Reduction.merge(torch.tensor([groups]), 2) for groups in ([0, 0, 1], [0, 1, 1]))
+    assert spectral_distance(metric, pair).item() == pytest.approx(0, abs=1e-12)
+    # Across: W' = P W P has rows (0, 1/2, 1/2), (1/2, 1/2, 1/2), (1/2, 1/2, 1/2), degrees 1, 3/2, 3/2.
+    lifted = np.array([[0, 0.5, 0.5], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]])
+    scale = np.diag(1 / np.sqrt(lifted.sum(1)))
+    changed = np.linalg.eigvalsh(np.eye(3) - scale @ lifted @ scale)
+    expected = np.abs(changed - np.array([0, 1, 2])).sum()
+    assert spectral_distance(metric, across).item() == pytest.approx(expected, abs=1e-9)
+    assert expected > 0.1
+
+
+def test_the_spectrum_is_that_of_numpy():
+    metric = torch.randn(2, 12, 4)
+    made = pitome(metric, 7)
+    found = spectral_distance(metric, made)
+    for row in range(2):
+        unit = metric[row].double().numpy() / np.linalg.norm(metric[row].double().numpy(), axis=1, keepdims=True)
+        edges = np.clip(1 - unit @ unit.T, 0, None)
+        lift = np.equal.outer(*[made.assignment[row].numpy()] * 2).astype(float)
+        lift /= lift.sum(1, keepdims=True)
+        spectra = [np.sort(np.linalg.eigvalsh(laplacian(w))) for w in (edges, lift @ edges @ lift.T)]
+        assert found[row].item() == pytest.approx(np.abs(spectra[0] - spectra[1]).sum(), abs=1e-6)
+
+
+def laplacian(edges):
+    """Normalised, with the edges of a token with itself counted in its degree."""
+    scale = 1 / np.sqrt(edges.sum(1))
+    return np.eye(len(edges)) - scale[:, None] * edges * scale

@@ -1,54 +1,49 @@
-"""Solutions to the exercises of notebooks/06_reduce/04_pitome.ipynb; running this file checks them."""
-
-import math
+"""Solutions to the exercises of notebooks/06_reduce/04_pitome.ipynb."""
 
 import torch
 import torch.nn.functional as F
 
-from minitok.reduce import Reduction
-from minitok.reduce.pitome import energy, pitome
-from minitok.reduce.tome import tome
+from minitok.reduce import Reduction, tome
+
+
+def step(metric, r, margin, protect):
+    """Which of the n - r outputs each token of one row goes to."""
+    n, unit = len(metric), F.normalize(metric, dim=-1)
+    cosine = unit @ unit.T
+    rank = F.elu(cosine - margin).mean(-1).argsort(descending=True, stable=True)
+    crowd = rank[: 2 * r] if protect else rank
+    in_a, in_b = crowd[::2], crowd[1::2]
+    nearness, best = cosine[in_a][:, in_b].max(-1)
+    go = nearness.argsort(descending=True, stable=True)[:r]  # under protection: all of A
+    target = torch.arange(n).scatter(0, in_a[go], in_b[best[go]])
+    firsts = {}
+    return torch.tensor([firsts.setdefault(place, len(firsts)) for place in target.tolist()])
+
+
+def my_pitome(x, k, *, keys=None, size=None, margin=0.5, protect=True):
+    """Exercise 1: the recipe, row by row."""
+    b, n, _ = x.shape
+    if not 1 <= k <= n:
+        raise ValueError(f"k={k} came, expected a whole number from 1 to the {n} tokens of x")
+    if not -1 <= margin <= 1:
+        raise ValueError(f"margin={margin} came, expected a cosine from -1 to 1")
+    size = torch.ones(b, n) if size is None else size
+    rows = []
+    for metric, weights in zip((x if keys is None else keys.mean(1)).float(), size.float(), strict=True):
+        assignment = torch.arange(n)
+        while (left := len(metric)) > k:
+            r = min(left - k, left // 2)
+            outputs = step(metric, r, margin, protect)
+            merged = Reduction.merge(outputs[None], left - r, weights[None])
+            metric, weights = merged.apply(metric[None])[0], merged.sizes(weights[None])[0]
+            assignment = outputs[assignment]
+        rows.append(assignment)
+    return Reduction.merge(torch.stack(rows), k, size)
 
 
 def shuffled(vectors, k):
-    """Exercise 1: place i of the permuted tokens holds token order[i], and so does its cluster."""
+    """Exercise 2: place i of the permuted tokens holds token order[i], and so does its cluster."""
     order = torch.rand(vectors.shape[:2]).argsort(-1)
     permuted = vectors.gather(1, order[..., None].expand_as(vectors))
     assignment = tome(permuted, k).assignment
     return Reduction.merge(torch.empty_like(order).scatter(1, order, assignment), k)
-
-
-def bell(metric, margin):
-    """Exercise 2: a normal density of the distance 1 - cosine."""
-    unit, sigma = F.normalize(metric, dim=-1), 1 - margin
-    away = (1 - unit @ unit.mT) / sigma
-    return (-(away**2) / 2).exp().mean(-1) / (sigma * math.sqrt(2 * math.pi))
-
-
-def spectrum(W):
-    scale = W.sum(-1).clamp(min=1e-9).rsqrt()
-    return torch.linalg.eigvalsh(torch.eye(W.shape[-1]) - scale[:, :, None] * W * scale[:, None])
-
-
-def small_spectrum(W, reduction):
-    """Exercise 3: the sums over clusters; all that varies inside a cluster has the eigenvalue 1."""
-    C = reduction.shares()
-    b, k, n = C.shape
-    return torch.cat([spectrum(C @ W @ C.mT), torch.ones(b, n - k)], dim=1).sort(-1).values
-
-
-if __name__ == "__main__":
-    torch.manual_seed(0)
-    vectors = torch.randn(3, 40, 4)
-    unit = F.normalize(vectors, dim=-1)
-    W = (1 - unit @ unit.mT).clamp(min=0)
-    M = shuffled(vectors, 20)
-    assert not torch.equal(M.assignment, tome(vectors, 20).assignment)
-    inside = [(unit * F.normalize(R.restore(R.apply(unit)), dim=-1)).sum(-1).mean() for R in (M, tome(vectors, 20))]
-    assert abs(inside[0] - inside[1]) < 0.05
-    assert abs(bell(torch.tensor([[[2.0, 0.0]]]), 0.5).item() - 0.7979) < 1e-3
-    assert abs(bell(torch.tensor([[[1.0, 0.0], [0.0, 5.0]]]), 0.5)[0, 0].item() - 0.4529) < 1e-3
-    assert bell(vectors, 0.5).shape == energy(vectors).shape
-    M = pitome(vectors, 11)
-    P = M.restore(M.matrix())
-    torch.testing.assert_close(small_spectrum(W, M), spectrum(P @ W @ P.mT), atol=1e-4, rtol=0)
