@@ -103,7 +103,7 @@ def acceptance(
     """
     exact = speculative.acceptance(p, q, x)
     lent = borrowed(p, torch.tensor([x], device=p.device), neighbours, delta)
-    return min(1.0, exact + float(lent[0] / q[x])) if exact < 1 else exact
+    return min(1.0, exact + float(lent[0] / q[x]))
 
 
 def residual(

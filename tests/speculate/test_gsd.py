@@ -1,3 +1,4 @@
+import inspect
 import math
 from functools import partial
 from typing import Any
@@ -78,6 +79,13 @@ def test_accept_and_bound_use_every_setting():
         assert accept(p, q, torch.tensor([2]), codebook=line, **settings) == (kept, 3)
         assert bound(p[0], q[0], line, **settings) == kept
     assert accept(p, q, torch.tensor([2]), codebook=line) == (0, 3)
+
+
+@pytest.mark.parametrize("function", [group, acceptance, accept, bound])
+def test_where_nothing_is_said_settings_are_those_of_the_authors_code(function):
+    # Slice idx - 7 : idx + 7, 0.15 and 0.5.
+    asked = inspect.signature(function).parameters
+    assert [asked[name].default for name in ("window", "gap", "radius")] == [7, 0.15, 0.5]
 
 
 def test_the_bound_by_hand():

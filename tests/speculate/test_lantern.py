@@ -42,6 +42,21 @@ def test_four_codes_by_hand():
     assert residual(P, Q, 0, NEAR[:, :1], delta=0.21).tolist() == pytest.approx([0, 2 / 7, 2 / 7, 3 / 7])
 
 
+def test_delta_is_a_tenth_where_nothing_is_said():
+    # Neighbour 1 has 0.0625, and 0.1875 with the next: between 0.1 and 0.15 one lends, the other does not.
+    p, q = torch.tensor([0.5, 0.0625, 0.125, 0.3125]), torch.tensor([1.0, 0.0, 0.0, 0.0])
+    assert acceptance(p, q, 0, NEAR) == 0.5625
+    p = torch.tensor([0.5, 0.125, 0.0625, 0.3125])
+    q = torch.tensor([0.5, 0.5, 0.0, 0.0])
+    assert acceptance(p, torch.eye(4)[0], 0, NEAR) == 0.5
+    assert torch.equal(residual(p, q, 0, NEAR), speculative.residual(p, q, 0))
+    drafted, one = torch.tensor([0]), torch.eye(4)[:1]
+    sure = torch.tensor([[0.0, 0.125, 0.0, 0.875], [1.0, 0.0, 0.0, 0.0]])
+    assert [accept(sure, one, drafted, neighbours=NEAR)[0] for _ in range(50)] == [0] * 50
+    close = torch.tensor([[0.4, 0.125, 0.0, 0.475], [1.0, 0.0, 0.0, 0.0]])
+    assert greedy(close, one, drafted, neighbours=NEAR) == (0, 3)
+
+
 def test_nearest_is_that_of_a_plain_loop():
     codebook = torch.randn(23, 3, generator=torch.Generator().manual_seed(0))
     for k in (0, 1, 7, 22):
@@ -231,6 +246,8 @@ def test_sizes_and_types(v, dtype):
         (lambda: acceptance(P, Q, 0, NEAR[0]), r"neighbours of shape \(3,\)"),
         (lambda: acceptance(P, Q, 0, NEAR.double()), "neighbours of .* whole numbers"),
         (lambda: acceptance(P, Q, 0, NEAR + 2), "neighbours from 3 to 5 came, expected 0 to 3"),
+        (lambda: acceptance(P, Q, 0, NEAR + 1), "neighbours from 2 to 4 came"),
+        (lambda: acceptance(P, Q, 0, NEAR - 2), "neighbours from -1 to 1 came"),
         (lambda: acceptance(P, torch.eye(4)[1].double(), 0, NEAR), "q gives token 0 the probability 0.0"),
     ],
 )
