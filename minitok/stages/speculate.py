@@ -1,175 +1,174 @@
-"""The league of chapter 5: drafts for pictures and for text, judged exactly or more kindly."""
+"""The stage of chapter 5: a large model, who guesses for it, who judges, and one call that says what that saves.
 
+`stage().measure(speculative.accept, k=4)` draws pictures with `image_gpt` and its drafter; `stage().weigh(rule)` adds
+up what a judge keeps and what comes out over all codes at twenty places; `texts().write(name, drafter, 24)` goes on
+with a text from trees of guesses. Lessons, overview and league all call these, so their figures compare.
+"""
+
+import functools
 import pathlib
-import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from minitok import house
-from minitok.house import Options, smollm2
+from minitok.house import Options
 from minitok.house.vit import cls_features
 from minitok.metrics import accuracy, frechet_distance
-from minitok.speculate import TreeCached, decode_tree, gsd, lantern, speculative
-from minitok.speculate._common import Accept, Cached, Decoded, decode, drafter
-from minitok.speculate.token_recycling import TokenRecycling, recycle
+from minitok.speculate import Accept, TokenRecycling, gsd, lantern, speculative
+from minitok.stages import writing
 from minitok.stages._common import kept, photograph_features
+from minitok.stages.drawing import Stage, stage
+from minitok.stages.judged import Cost, Row, level, table
+from minitok.stages.judges import by_groups, by_loans, gullible, lenient, leniently, setting, strangers
+from minitok.stages.writing import CONTROLS
+from minitok.stages.writing import stage as texts
+
+__all__ = ["CONTROLS", "Cost", "Row", "Stage", "by_groups", "by_loans", "gullible", "lenient", "leniently", "level"]
+__all__ += ["setting", "stage", "strangers", "table", "texts"]
 
 TITLE = "How many calls of a large model do drafts save, and what do kinder judges do to the pictures?"
 HOW = (
     "Pictures: image_gpt, 256 codes of ten classes in turn, temperature 1; image_draft guesses k codes a call, or "
-    "image_gpt's own last answers do (Jacobi). Frechet distance of the pictures to 372 test photographs, over the CLS "
-    "features of the house's vit; it falls with more pictures. Right: pictures that vit takes for the class "
-    "asked for. Surprise: bits a code above what image_gpt expects; 0 for its own pictures but for chance. "
-    "Text: SmolLM2-135M, greedy, 24 tokens after each of four openings; exact if it is what plain decoding writes. "
-    "Time is that of one processor thread, as a share of plain decoding in the same run."
+    "image_gpt's own last answers do (Jacobi). 'keeps': settings chosen so that a judge keeps so many percent of the "
+    "guesses at twenty places of other pictures; 67 is what groups of window 60 keep. Greedy: the likeliest code of "
+    "both, ten pictures. Frechet distance of the pictures to 372 test photographs, over the CLS features of the "
+    "house's vit; it falls with more pictures. Right: pictures that vit takes for the class asked for. Surprise: bits "
+    "a code above what image_gpt expects; 0 for its own pictures but for chance. Text: SmolLM2-135M, greedy, 48 tokens "
+    "after each of four passages, two of prose and two of code; exact if it is what plain decoding writes. Time is "
+    "that of one processor thread, as a share of plain decoding in the same run."
 )
 SCORES = {
     "tokens a call": "", "calls": "%", "time": "%",
-    "Frechet distance": "", "right": "%", "surprise": "bits", "exact": "",
+    "Frechet distance": "", "right": "%", "surprise": "bits", "setting": "", "exact": "", "nodes a call": "",
 }  # fmt: skip
-PICTURES, TEN, NEW = 50, 10, 24
-OPENINGS = (
-    "def fibonacci(n):\n    if n < 2:\n        return n\n",
-    "The capital of France is Paris. The capital of Italy is",
-    "for i in range(10):\n    print(i)\nfor j in range(10):\n",
-    "Water boils at one hundred degrees. When it boils, it",
-)
+PICTURES, TEN, NEW = 50, 10, 48
 
 
-def leniently(
-    p: Tensor, q: Tensor, drafted: Tensor, generator: torch.Generator | None, share: float
-) -> tuple[int, int]:
-    """A judge that looks at no neighbours: as strict as if q were `share` times as large."""
+class Way(NamedTuple):
+    """A row of the league: the judge, guesses a call, where they come from, and the setting that was chosen."""
 
-    def lenient(p: Tensor, q: Tensor, x: int) -> float:
-        return min(1.0, float(p[x] / (share * q[x])))
-
-    return speculative.verify(p, q, drafted, lenient, speculative.residual, generator)
+    accept: Accept
+    k: int = 4
+    guesses: str = "image_draft"
+    setting: float | None = None
 
 
-def judges() -> dict[str, tuple[int, Accept]]:
-    """How many codes are drafted a call, and by whom they are judged."""
-    vectors = house.load("tokenizer").quantizer.decode(torch.arange(4096)[None, :, None])[0]
-    near = lantern.nearest(vectors, 64)
-    far = torch.rand(4096, 4096, generator=torch.Generator().manual_seed(0)).argsort(-1)[:, :300]
-    return {
-        "plain": (0, speculative.accept),
-        "speculative, k = 2": (2, speculative.accept),
-        "speculative, k = 4": (4, speculative.accept),
-        "Jacobi, k = 8": (8, speculative.accept),
-        "lantern, delta = 0.002": (4, partial(lantern.accept, neighbours=near, delta=0.002)),
-        "lantern, delta = 0.1": (4, partial(lantern.accept, neighbours=near, delta=0.1)),
-        "random neighbours, delta = 0.1": (4, partial(lantern.accept, neighbours=far, delta=0.1)),
-        "lenient, q times 0.5": (4, partial(leniently, share=0.5)),
-        "lenient, q times 0.05": (4, partial(leniently, share=0.05)),
-        "gsd": (4, partial(gsd.accept, codebook=vectors)),
-        "gsd, Jacobi, k = 8": (8, partial(gsd.accept, codebook=vectors)),
+@functools.cache
+def ways() -> dict[str, Way]:
+    """The judges of the pictures' rows, by name."""
+    made = stage()
+    places, vectors, near = made.places, made.vectors, lantern.nearest(made.vectors, 64)
+    rules: dict[str, tuple[Callable[[float], Tensor], Callable[[float], Accept]]] = {
+        "lenient": (partial(leniently, places), lenient),
+        "lantern": (partial(by_loans, places, near), lambda x: partial(lantern.accept, neighbours=near, delta=x)),
     }
+    far = strangers(len(vectors))
+    rules["random neighbours"] = (
+        partial(by_loans, places, far), lambda x: partial(lantern.accept, neighbours=far, delta=x),
+    )  # fmt: skip
+    found = {
+        "plain": Way(speculative.accept, 0),
+        "speculative, k = 2": Way(speculative.accept, 2),
+        "speculative, k = 4": Way(speculative.accept),
+        "Jacobi, k = 8": Way(speculative.accept, 8, "jacobi"),
+        "gsd": Way(partial(gsd.accept, codebook=vectors)),
+        "gsd, Jacobi, k = 8": Way(partial(gsd.accept, codebook=vectors), 8, "jacobi"),
+        "gsd, window 60, keeps 67 %": Way(partial(gsd.accept, codebook=vectors, window=60)),
+    }
+    for percent in (67, 90):
+        for name, (rule, judge) in rules.items():
+            x = setting(lambda x, rule=rule: made.weigh(rule(x)).kept, percent, 1e-5, 1.0)
+            found[f"{name}, keeps {percent} %"] = Way(judge(x), setting=x)
+    found["lantern, delta = 0.1"] = Way(partial(lantern.accept, neighbours=near, delta=0.1))
+    found["nobody judges"] = Way(gullible)
+    for delta in (0.0, 0.01, 0.1):
+        judge = partial(lantern.greedy, neighbours=near, delta=delta)
+        found[f"greedy, delta = {delta:g}" if delta else "greedy, exact"] = Way(judge, guesses="likeliest")
+    return found
 
 
-def ten(name: str, k: int, accept: Accept, seed: int, n: int) -> dict[str, Any]:
+def ten(way: Way, seed: int, n: int) -> dict[str, Any]:
     """One picture of each class: their first n codes, calls and seconds."""
-    gpt, small, codes, calls = house.load("image_gpt"), house.load("image_draft"), [], 0
-    begin = time.process_time()
-    for c in range(TEN):
-        label, start = torch.tensor([c]), torch.zeros(0, dtype=torch.long)
-        target: Any = Cached(lambda new, cache, label=label: gpt(new, label, cache))
-        draft = drafter(Cached(lambda new, cache, label=label: small(new, label, cache)))
-        if "Jacobi" in name:
-            jacobi = gsd.Jacobi(target, 4096)
-            target, draft = jacobi.target, jacobi.draft
-        generator = torch.Generator().manual_seed(TEN * seed + c)
-        made = decode(target, draft, accept, start, n, k=k, generator=generator)
-        codes.append(made.tokens.tolist())
-        calls += made.calls
-    return {"codes": codes, "calls": calls, "seconds": time.process_time() - begin}
+    row = stage().measure(way.accept, way.k, way.guesses, pictures=TEN, seed=seed, n=n)
+    return {"codes": row.codes.tolist(), "calls": sum(run.calls for run in row.runs), "seconds": row.seconds}
 
 
 @torch.no_grad()
 def quality(codes: Tensor) -> dict[str, float]:
-    """How pictures of ten classes in turn are distributed, recognised, and how much they surprise their model."""
-    labels = torch.arange(len(codes)) % TEN
-    gpt, tokenizer, bits = house.load("image_gpt"), house.load("tokenizer"), []
+    """How pictures of class 9, 8, ... in turn are distributed, recognised, and how much they surprise their model."""
+    labels, tokenizer = (9 - torch.arange(len(codes))) % TEN, house.load("tokenizer")
     pictures = torch.cat([tokenizer.decode(part[..., None]) for part in codes.split(50)])
-    for part, asked in zip(codes.split(10), labels.split(10), strict=True):
-        logarithms = gpt(part[:, :-1], asked).double().log_softmax(-1)
-        expected = -(logarithms.exp() * logarithms).sum(-1)
-        bits.append((-logarithms.gather(-1, part[..., None])[..., 0] - expected) / torch.tensor(2.0).log())
     return {
         "Frechet distance": frechet_distance(cls_features(pictures), photograph_features()),
         "right": 100 * accuracy(house.load("vit")(pictures), labels),
-        "surprise": float(torch.cat(bits).mean()),
+        "surprise": float(stage().surprise(codes, labels)[0].mean()),
     }
 
 
 def pictures(folder: pathlib.Path, options: Options) -> list[dict[str, Any]]:
     """The rows of all judges; `options.steps` shortens the pictures for a rehearsal, which then have no quality."""
     n, rows, seconds = options.steps or 256, [], {}
-    rounds = PICTURES // TEN if n == 256 else 1
-    made: dict[str, list[dict[str, Any]]] = {name: [] for name in judges()}
-    # Round by round, so that a busy minute of the machine meets all rows.
-    pieces = [(seed, name, *how) for seed in range(rounds) for name, how in judges().items()]
-    for seed, name, k, accept in tqdm(pieces, desc="pictures", disable=not options.progress):
-        job = partial(ten, name, k, accept, seed, n)
-        made[name].append(kept(folder, f"{name}-{n}-seed={seed}", job))
+    made: dict[str, list[dict[str, Any]]] = {name: [] for name in ways()}
+    # Round by round, so that a busy minute of the machine meets all rows; greedy pictures would be the same again.
+    rounds = range(PICTURES // TEN if n == 256 else 1)
+    pieces = [(seed, name) for seed in rounds for name in ways() if not (seed and name.startswith("greedy"))]
+    for seed, name in tqdm(pieces, desc="pictures", disable=not options.progress):
+        made[name].append(kept(folder, f"{name}-{n}-seed={seed}", partial(ten, ways()[name], seed, n)))
     for name, parts in made.items():
         calls, codes = (
             sum(part["calls"] for part in parts),
             torch.tensor([row for part in parts for row in part["codes"]]),
         )
-        seconds[name] = sum(part["seconds"] for part in parts)
+        seconds[name] = sum(part["seconds"] for part in parts) / len(parts)
         row = {"work": "pictures", "method": name, "tokens a call": codes.numel() / calls}
         row |= {"calls": 100 * calls / codes.numel(), "time": 100 * seconds[name] / seconds["plain"]}
         found = kept(folder, f"{name}-quality-{PICTURES}", partial(quality, codes)) if n == 256 else {}
-        rows.append(row | found)
+        chosen = {} if ways()[name].setting is None else {"setting": ways()[name].setting}
+        rows.append(row | found | chosen)
     return rows
 
 
-def written(run: Callable[[Tensor], Decoded], prompts: list[Tensor]) -> dict[str, Any]:
-    """What a way of decoding writes after each prompt, its calls and seconds."""
-    begin = time.process_time()
-    made = [run(prompt) for prompt in prompts]
-    seconds = time.process_time() - begin
-    return {"codes": [one.tokens.tolist() for one in made], "calls": sum(one.calls for one in made), "seconds": seconds}
-
-
 def text(folder: pathlib.Path, options: Options) -> list[dict[str, Any]]:
-    """Token Recycling beside plain greedy decoding."""
-    n, ways = min(NEW, options.steps or NEW), ("plain", "token_recycling")
+    """Token Recycling from three starts, its controls, and plain greedy decoding."""
+    n, names = min(NEW, options.steps or NEW), list(writing.PASSAGES)
+    left = dict(zip(names, (*names[2:], *names[:2]), strict=True))
 
     def job(way: str) -> dict[str, Any]:
-        model = smollm2.load()
-        prompts = [torch.tensor(model.tokenizer.encode(opening)) for opening in OPENINGS]
-        memory = TokenRecycling(len(model.tokenizer))
-
-        def run(prompt: Tensor) -> Decoded:
+        made, parts = texts(), []
+        for name in names:
             if way == "plain":
-                greedy = Cached(lambda new, cache: model(new, cache=cache), temperature=0)
-                return decode(greedy, drafter(greedy), speculative.accept, prompt, n, k=0)
-            with torch.no_grad():
-                recycle(memory.matrix, prompt, model(prompt[None])[0])
-            return decode_tree(TreeCached(model).branch, memory, prompt, n)
+                parts.append(made.plain(name, n))
+                continue
+            drafter: Any = CONTROLS[way](made, name) if way in CONTROLS else TokenRecycling(len(made.model.tokenizer))
+            if way == "token_recycling":
+                drafter = made.recycling(name)
+            elif way == "from another text":
+                drafter = made.recycling(left[name])
+                made.write(left[name], drafter, n)
+            parts.append(made.write(name, drafter, n))
+        told = {"codes": [part.run.tokens.tolist() for part in parts], "calls": sum(part.run.calls for part in parts)}
+        return told | {"nodes": sum(sum(part.run.drafted) for part in parts), "seconds": sum(p.seconds for p in parts)}
 
-        return written(run, prompts)
-
-    made = {way: kept(folder, f"text-{way}-{n}", partial(job, way)) for way in ways}
-    tokens, plain = n * len(OPENINGS), made["plain"]
+    order = ("plain", "token_recycling", "from nothing", "from another text", *CONTROLS)
+    found = {way: kept(folder, f"text-{way}-{n}", partial(job, way)) for way in tqdm(order, desc="text")}
+    tokens, plain = n * len(names), found["plain"]
     return [
         {
             "work": "text", "method": way, "tokens a call": tokens / run["calls"], "calls": 100 * run["calls"] / tokens,
             "time": 100 * run["seconds"] / plain["seconds"], "exact": "yes" if run["codes"] == plain["codes"] else "no",
+            "nodes a call": run["nodes"] / run["calls"],
         }
-        for way, run in made.items()
+        for way, run in found.items()
     ]  # fmt: skip
 
 
 def measure(folder: pathlib.Path, options: Options) -> list[dict[str, Any]]:
-    """Rows of pictures in the order of `judges`, then those of text."""
+    """Rows of pictures in the order of `ways`, then those of text."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
