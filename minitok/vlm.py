@@ -79,7 +79,7 @@ class VLM(nn.Module):
             index = index - (slots[:, None] != slots).int().tril().sum(1)
         places = (self.patches + index).to(at.dtype)[None].expand(len(at), -1)
         mask = "causal" if slots is None else slots_apart(k, slots)
-        x = torch.cat([visual, self.word(words).to(visual.dtype)], 1)
+        x = torch.cat([visual, self.word(words)], 1)
         return self.lm(x, mask, positions=torch.cat([at, places], 1), on_layer=on_layer)[:, -t:]
 
     def answer_logits(
@@ -117,12 +117,12 @@ class VLM(nn.Module):
         """The likeliest word after each word, `most` of them; what follows the first full stop means nothing."""
         k, cache, said = visual.shape[1], Cache(), []
         at = self.places(k, visual.device) if at is None else at
-        x, start = torch.cat([visual, self.word(questions).to(visual.dtype)], 1), self.patches
+        x, start = torch.cat([visual, self.word(questions)], 1), self.patches
         places = torch.cat([at, self.following(start, x.shape[1] - k, at)], 1)
         for _ in range(most):
             said.append(self.head(self.lm(x, positions=places, cache=cache)[:, -1]).argmax(-1))
             start += places.shape[1] - (k if len(said) == 1 else 0)
-            x, places = self.word(said[-1])[:, None].to(visual.dtype), self.following(start, 1, at)
+            x, places = self.word(said[-1])[:, None], self.following(start, 1, at)
         return torch.stack(said, 1)
 
     def following(self, start: int, t: int, at: Float[Tensor, "#b k"]) -> Float[Tensor, "#b {t}"]:
@@ -132,3 +132,45 @@ class VLM(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 H W"], questions: Int[Tensor, "b t"]) -> Float[Tensor, "b v"]:
         """The answer's logits, one question a picture."""
         return self.answer_logits(self.project(self.see(images)), questions)
+
+
+class ManyVLM(VLM):
+    """The model for several pictures at once: a thumbnail with its crops, or the frames of a clip.
+
+    Each picture of 256 patches becomes 64 visual tokens: the features of four neighbours, side by side, go through the
+    projector (a pixel shuffle), and what the picture is (`CROPS` or `FRAMES`) is added. Tokens stand one after another,
+    the words from 512 on.
+    """
+
+    CROPS, FRAMES = tuple(range(5)), tuple(range(5, 13))
+
+    def __init__(self, shape: Shape, vocabulary: int, size: int = 64, labels: int = 16) -> None:
+        super().__init__(shape, vocabulary, size, labels)
+        c, self.side = shape.width, size // 4
+        self.projector = nn.Sequential(nn.Linear(4 * c, 2 * c), nn.GELU(), nn.Linear(2 * c, c))
+        self.picture = nn.Parameter(torch.randn(len(self.CROPS + self.FRAMES), c) * 0.02)
+        self.patches = len(self.FRAMES) * self.side**2 // 4
+
+    def look(self, pictures: Float[Tensor, "b p 3 H W"]) -> Float[Tensor, "b n c"]:
+        """The features of the patches of p pictures, one picture after another."""
+        return self.see(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2]).flatten(1, 2)
+
+    def project(
+        self, features: Float[Tensor, "b n c"], pictures: tuple[int, ...] | None = None
+    ) -> Float[Tensor, "b k d"]:
+        """64 visual tokens a picture; `pictures` says which they are, by default crops if they are five, else frames.
+
+        Raises `ValueError` for features of another number of pictures.
+        """
+        count = features.shape[1] // self.side**2
+        pictures = (self.CROPS if count == 5 else self.FRAMES[:count]) if pictures is None else pictures
+        if features.shape[1] != len(pictures) * self.side**2:
+            raise ValueError(f"{features.shape[1]} features came for {len(pictures)} pictures of {self.side**2}")
+        half = self.side // 2
+        squares = features.unflatten(1, (len(pictures), half, 2, half, 2)).transpose(3, 4)  # b p i j 2 2 c
+        tokens = self.projector(squares.reshape(len(features), len(pictures), half * half, -1))
+        return (tokens + self.picture[list(pictures), None]).flatten(1, 2)
+
+    def places(self, k: int, device: torch.device) -> Float[Tensor, "1 k"]:
+        """Visual tokens stand one after another from 0 on."""
+        return torch.arange(k, device=device, dtype=torch.float32)[None]
