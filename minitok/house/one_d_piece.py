@@ -22,5 +22,5 @@ def train(folder: pathlib.Path, options: Options) -> nn.Module:
 
 
 def measure(model: OneDPiece) -> dict[str, float]:
-    """Test photographs from prefixes of their tokens, and from as many bits of principal components."""
-    return _one_d.measure(model) | _one_d.linear_rivals() | quick(model)
+    """Test photographs from prefixes of their tokens."""
+    return _one_d.measure(model) | quick(model)

@@ -1,6 +1,14 @@
-"""The league of chapter 4: one tokenizer, 256 codes a photograph, every order in which they may be drawn."""
+"""The stage of chapter 4: one tokenizer, 256 codes a photograph, and one call that tries an order of drawing them.
 
+`stage(images=31).measure(model, draw=20)` says what a generator pays for the codes of held-out photographs, how often
+it is called for a picture, and what the pictures that it draws are worth. Lessons, overview and league all make that
+call, so their figures compare.
+"""
+
+import functools
 import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,17 +17,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minitok import house
-from minitok.data import clothing
-from minitok.generate._common import Schedule, generate
+from minitok.data import clothing, photographs
+from minitok.generate import generate
 from minitok.house import Options
 from minitok.house._common import in_chunks
-from minitok.house.image_gpt import bits_per_code
 from minitok.house.vit import cls_features
-from minitok.metrics import accuracy, flops, frechet_distance
-from minitok.nn import Cache
-from minitok.stages._common import cpu_seconds, kept, photograph_features
-from minitok.stages.neighbours import Neighbours, levels
+from minitok.stages._common import kept
+from minitok.stages.neighbours import Neighbours, Unigram
+from minitok.stages.orders import ENOUGH, Row, Several, cost, gap, judged, price, slant, table
 
+__all__ = ["Row", "Several", "Stage", "cost", "gap", "stage", "table"]
 TITLE = "256 codes a photograph: as many calls as a schedule has groups"
 HOW = (
     "Each method draws the codes of 744 photographs, two for each of the 372 test photographs of clothes and of its "
@@ -37,24 +44,83 @@ SCORES = {
     "calls": "", "Frechet": "", "spread": "", "right": "%", "bits": "", "slant": "%", "GFLOP": "", "alone": "s",
     "in 32": "s",
 }  # fmt: skip
-SETS, BATCH, K = 2, 124, 4096
+SETS, BATCH = 2, 124
 
 
-class Several:
-    """A model of raster order that draws g codes from one call, each by the logits of the first of them."""
+@dataclass(frozen=True)
+class Stage:
+    """Held-out photographs with their codes and classes; `measure` tries a generator.
 
-    def __init__(self, model: Any, g: int) -> None:
-        n = model.schedule.n
-        self.model, self.g, self.classes = model, g, model.classes
-        self.schedule = Schedule(tuple(tuple(range(k, min(k + g, n))) for k in range(0, n, g)))
+    A generator is a network with a schedule, or a baseline that counts, with `price(codes)` and `draw(b, seed)`.
+    """
 
-    def __call__(self, codes: Int[Tensor, "b n"], labels: Int[Tensor, "b"]) -> Float[Tensor, "b n K"]:
-        """The logits of each code: those that the model gives to the first of its group."""
-        return self.model(codes, labels)[:, torch.arange(codes.shape[1]) // self.g * self.g]
+    images: Float[Tensor, "b 3 64 64"]
+    labels: Int[Tensor, "b"]
+    codes: Int[Tensor, "b 256"]
+    data: str
 
-    def step(self, new: Int[Tensor, "b m"], labels: Int[Tensor, "b"], cache: Cache) -> Float[Tensor, "b g K"]:
-        """The logits of the next code, once for each of the group."""
-        return self.model.step(new, labels, cache).expand(-1, self.g, -1)
+    @functools.cached_property
+    def features(self) -> Tensor | None:
+        """What vit sees in the photographs, where they are enough for a Frechet distance."""
+        return cls_features(self.images) if len(self.images) >= ENOUGH else None
+
+    @functools.cached_property
+    def asked(self) -> Int[Tensor, "b"]:
+        """The classes to draw: those of the photographs; where these have none, all ten in turn."""
+        return self.labels if int(self.labels.max()) < 10 else torch.arange(len(self.labels)) % 10
+
+    def price(self, method: Any) -> Float[Tensor, "b 256"]:
+        """What a generator pays for each code of the photographs, given their classes, in bits."""
+        return method.price(self.codes) if hasattr(method, "price") else price(method, self.codes, self.labels)
+
+    def draw(self, method: Any, pictures: int, guidance: float = 1.0, seed: int = 0) -> Int[Tensor, "b 256"]:
+        """The codes of so many pictures, of the photographs' classes from the first on."""
+        if hasattr(method, "draw"):
+            return method.draw(pictures, seed=seed)
+        labels = self.asked.repeat(-(-pictures // len(self.asked)))[:pictures]
+        return generate(method, labels, guidance=guidance, seed=seed).codes
+
+    def measure(
+        self, method: Any, draw: int = 0, guidance: float = 1.0, drawn: Sequence[Int[Tensor, "m 256"]] = ()
+    ) -> Row:
+        """What a generator pays, how often it is called, and what `draw` of its pictures, or those `drawn`, are worth.
+
+        Guided logits are no probabilities of what is to come, so with guidance there is no price.
+        """
+        drawn = [self.draw(method, draw, guidance)] if draw else list(drawn)
+        calls = len(method.schedule) if hasattr(method, "schedule") else 256
+        asked = None if hasattr(method, "draw") else self.asked
+        return Row(
+            calls,
+            self.price(method) if guidance == 1 else None,
+            slant(torch.cat(drawn)) if drawn else None,
+            **judged([painted(codes) for codes in drawn], asked, self.features),
+        )
+
+
+def painted(codes: Int[Tensor, "b 256"]) -> Float[Tensor, "b 3 64 64"]:
+    """What the house's tokenizer paints of codes."""
+    return in_chunks(house.load("tokenizer").decode, codes[..., None])
+
+
+def encoded(images: Float[Tensor, "b 3 64 64"]) -> Int[Tensor, "b 256"]:
+    """The codes of photographs."""
+    return in_chunks(house.load("tokenizer").encode, images)[..., 0]
+
+
+def stage(images: int = 31) -> Stage:
+    """The stage on so many test photographs of clothes, spread over the test set.
+
+    Where the photographs are not at hand, crops of scikit-image's stand in, of any class (label 10).
+    """
+    if not clothing.at_hand():
+        crops = photographs.crops(images, 64)
+        told = f"{images} crops of scikit-image's photographs"
+        return Stage(crops, torch.full((images,), 10), encoded(crops), told)
+    test = clothing.load("test")
+    rows = torch.arange(images) * len(test.images) // images
+    told = f"{images} of 372 clothing photographs (test set)"
+    return Stage(test.images[rows], test.labels[rows], encoded(test.images[rows]), told)
 
 
 def methods() -> dict[str, tuple[Any, float]]:
@@ -67,54 +133,6 @@ def methods() -> dict[str, tuple[Any, float]]:
         "nar": (nar, 1.0),
         "nar, guidance 1.5": (nar, 1.5),
     }
-
-
-def seconds(model: Any, b: int, guidance: float) -> float:
-    """CPU time a picture of a batch, in one thread: the least of three runs."""
-    labels = torch.arange(b) % model.classes
-    return cpu_seconds(lambda seed: generate(model, labels, guidance=guidance, seed=seed)) / b
-
-
-def cost(model: Any, guidance: float) -> dict[str, int | float]:
-    """What drawing costs, on the CPU."""
-    one = torch.zeros(1, dtype=torch.long)
-    return {
-        "calls": generate(model, one, guidance=guidance).calls,
-        "GFLOP": flops(lambda: generate(model, one, guidance=guidance)) / 1e9,
-        "alone": seconds(model, 1, guidance),
-        "in 32": seconds(model, 32, guidance),
-    }
-
-
-def slant(codes: Int[Tensor, "b 256"]) -> float:
-    """By how many percent codes differ more across a rising diagonal than across a falling one, in their levels."""
-    here = levels(codes.view(-1, 16, 16)).float()
-    rising = (here[:, :-1, 1:] - here[:, 1:, :-1]).abs().mean()
-    falling = (here[:, :-1, :-1] - here[:, 1:, 1:]).abs().mean()
-    return 100 * float(rising / falling - 1)
-
-
-def judged(sets: list[Tensor], labels: Tensor | None = None) -> dict[str, float]:
-    """What sets of pictures are worth to `vit`: how far from the test photographs they are, and of which class."""
-    distances = [frechet_distance(cls_features(pictures), photograph_features()) for pictures in sets]
-    found = {"Frechet": sum(distances) / len(sets), "spread": max(distances) - min(distances)}
-    if labels is not None:
-        found["right"] = 100 * accuracy(in_chunks(house.load("vit"), torch.cat(sets)), labels.repeat(len(sets)))
-    return found
-
-
-def row(name: str, sets: list[Tensor], labels: Tensor | None = None) -> dict[str, Any]:
-    """The row of a method that drew these sets of codes, of the classes asked for."""
-    decode = house.load("tokenizer").decode
-    pictures = [in_chunks(decode, codes[..., None]) for codes in sets]
-    return {"method": name, **judged(pictures, labels), "slant": slant(torch.cat(sets))}
-
-
-def encoded(folder: pathlib.Path, split: str) -> Int[Tensor, "b 256"]:
-    """The codes of a split's photographs."""
-    encode = house.load("tokenizer").encode
-    codes = kept(folder, f"codes-{split}", lambda: in_chunks(encode, clothing.load(split).images)[..., 0].tolist())
-    return torch.tensor(codes)
 
 
 def drawn(folder: pathlib.Path, name: str, model: Any, guidance: float, labels: Tensor) -> list[Tensor]:
@@ -141,23 +159,17 @@ def of_classes(there: Int[Tensor, "n"], asked: Int[Tensor, "b"], seed: int) -> I
     return torch.cat([order[there[order] == c][: int((asked == c).sum())] for c in asked.unique()])
 
 
-def counted(folder: pathlib.Path, labels: Tensor) -> list[dict[str, Any]]:
+def controls(made: Stage, learnt: Int[Tensor, "n 256"], labels: Int[Tensor, "b"]) -> list[dict[str, Any]]:
     """The rows of what counts codes, and of real photographs in the place of drawn ones."""
-    learnt, test, n = encoded(folder, "train"), encoded(folder, "test"), len(labels)
-    counts = torch.bincount(learnt.flatten(), minlength=K) + 1.0  # none is impossible
-    pay = -float((counts / counts.sum()).log2()[test].mean())
-    seeds = [torch.Generator().manual_seed(s) for s in range(SETS)]
-    alone = [torch.multinomial(counts, 256 * n, True, generator=seed).view(n, 256) for seed in seeds]
-    neighbours = Neighbours(learnt)
-    around = [neighbours.draw(n, seed=s) for s in range(SETS)]
+    rows = []
+    for name, counts in (("unigram", Unigram(learnt)), ("neighbours", Neighbours(learnt))):
+        sets = [counts.draw(len(labels), seed=s) for s in range(SETS)]
+        rows.append({"method": name, **made.measure(counts, drawn=sets).scores})
+        del rows[-1]["calls"]
     train = clothing.load("train")
-    rows = [of_classes(train.labels, labels, seed=s) for s in range(SETS)]
-    photographs = [train.images[part] for part in rows]
-    return [
-        {**row("unigram", alone), "bits": pay},
-        {**row("neighbours", around), "bits": neighbours.bits(test)},
-        {"method": "real", **judged(photographs), "slant": slant(torch.cat([learnt[part] for part in rows]))},
-    ]
+    chosen = [of_classes(train.labels, labels, seed=s) for s in range(SETS)]
+    found = judged([train.images[part] for part in chosen], None, made.features)
+    return [*rows, {"method": "real", **found, "slant": slant(torch.cat([learnt[part] for part in chosen]))}]
 
 
 def measure(folder: pathlib.Path, options: Options) -> list[dict[str, Any]]:
@@ -165,12 +177,11 @@ def measure(folder: pathlib.Path, options: Options) -> list[dict[str, Any]]:
 
     `options.steps` is how many pictures a set has, for a rehearsal.
     """
-    test = clothing.load("test")
-    labels, codes, rows = test.labels.repeat(2)[: options.steps], encoded(folder, "test"), []
+    made = stage(len(clothing.load("test").images))
+    labels, rows = made.labels.repeat(2)[: options.steps], []
     for name, (model, guidance) in tqdm(methods().items(), disable=not options.progress):
         sets = drawn(folder, name, model, guidance, labels)
-        paid = kept(folder, f"{name}-cost", lambda model=model, guidance=guidance: cost(model, guidance))
-        rows.append({**row(name, sets, labels), **paid})
-        if guidance == 1:
-            rows[-1]["bits"] = bits_per_code(model, codes, test.labels)
-    return sorted(rows + counted(folder, labels), key=lambda found: found["Frechet"])
+        paid = kept(folder, f"{name}-cost", functools.partial(cost, model, guidance))
+        rows.append({"method": name, **made.measure(model, guidance=guidance, drawn=sets).scores, **paid})
+    learnt = kept(folder, "codes-train", lambda: encoded(clothing.load("train").images).tolist())
+    return sorted(rows + controls(made, torch.tensor(learnt), labels), key=lambda found: found["Frechet"])

@@ -1,8 +1,24 @@
-"""A baseline for generators of codes: count which level of a code follows which; no network."""
+"""Baselines for generators of codes, which count and are no networks: each code by itself, or by its neighbours."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+
+class Unigram:
+    """How often each of K codes occurs: drawn by that, each code by itself."""
+
+    def __init__(self, codes: Int[Tensor, "b n"], K: int = 4096) -> None:
+        self.counts = torch.bincount(codes.flatten(), minlength=K) + 1.0  # none is impossible
+
+    def price(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+        """What each code costs, in bits."""
+        return -(self.counts / self.counts.sum()).log2()[codes]
+
+    def draw(self, b: int, seed: int = 0, n: int = 256) -> Int[Tensor, "b n"]:
+        """The codes of b pictures."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.multinomial(self.counts, n * b, True, generator=generator).view(b, n)
 
 
 class Neighbours:
@@ -32,11 +48,11 @@ class Neighbours:
             p = (seen + self.strength * p) / (seen.sum(-1, keepdim=True) + self.strength)
         return p
 
-    def bits(self, codes: Int[Tensor, "b n"]) -> float:
-        """The mean bits that a code costs."""
+    def price(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+        """What each code costs, in bits."""
         here = levels(codes.view(-1, self.side, self.side))
-        each = [self.level(i, *around(here)).gather(-1, here[..., i, None]).log2().mean() for i in range(4)]
-        return -float(torch.stack(each).sum())
+        each = [self.level(i, *around(here)).gather(-1, here[..., i, None])[..., 0].log2() for i in range(4)]
+        return -torch.stack(each).sum(0).flatten(1)
 
     def draw(self, b: int, seed: int = 0) -> Int[Tensor, "b n"]:
         """The codes of b pictures, row by row."""

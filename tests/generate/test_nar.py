@@ -172,6 +172,11 @@ def test_a_tenth_of_the_input_is_dropped_in_training():
     assert not (model.eval()(codes, labels) == 0).any()
 
 
+def test_by_default_it_draws_the_codes_of_the_houses_tokenizer():
+    model = NAR(SHAPE)
+    assert (model.K, model.classes, model.schedule.n, len(model.schedule), model.below_layers) == (4096, 10, 256, 31, 1)
+
+
 def test_it_holds_one_norm_more_than_the_model_of_raster_order():
     count = {type(m): sum(p.numel() for p in m.parameters()) for m in (NAR(SHAPE, side=4), ImageGPT(SHAPE, n=16))}
     assert count[NAR] == count[ImageGPT] + 16

@@ -120,6 +120,7 @@ def test_sizes_are_what_one_says():
     assert (model.code.shape, model.label.weight.shape, model.position.shape) == ((6, 8), (5, 8), (12, 8))
     assert (model.K, model.classes, len(model.schedule)) == (6, 4, 12)
     assert isinstance(model.label, nn.Embedding)
+    assert (ImageGPT(SHAPE).K, ImageGPT(SHAPE).classes, len(ImageGPT(SHAPE).schedule)) == (4096, 10, 256)
 
 
 @pytest.mark.parametrize("sizes", [{"K": 0}, {"n": 0}, {"classes": 0}])

@@ -8,7 +8,8 @@ from minitok.generate.raster import ImageGPT
 from minitok.house import Options
 from minitok.nn import Cache, Shape
 from minitok.stages import generate as league
-from minitok.stages.neighbours import Neighbours, levels
+from minitok.stages import orders
+from minitok.stages.neighbours import Neighbours, Unigram, levels
 
 SHAPE = Shape(width=8, layers=1, heads=1)
 
@@ -64,8 +65,9 @@ def test_probabilities_sum_to_one_and_bits_are_their_logarithms():
                 p = counts.level(i, up, left, grid[:, row, column])
                 torch.testing.assert_close(p.sum(-1), torch.ones(5), atol=1e-5, rtol=0)
                 total -= float(p.gather(1, grid[:, row, column, i, None]).log2().sum())
-    assert counts.bits(codes) == pytest.approx(total / 45, abs=1e-3)
-    assert counts.bits(codes) < Neighbours(codes, side=3, strength=64.0).bits(codes) < 12
+    assert counts.price(codes).shape == (5, 9)
+    assert float(counts.price(codes).mean()) == pytest.approx(total / 45, abs=1e-3)
+    assert counts.price(codes).mean() < Neighbours(codes, side=3, strength=64.0).price(codes).mean() < 12
 
 
 def test_what_was_counted_is_drawn():
@@ -79,16 +81,46 @@ def test_what_was_counted_is_drawn():
 
 def test_slant_is_0_for_mirror_images_and_sees_diagonal_stripes():
     codes = torch.randint(4096, (50, 16, 16), generator=torch.Generator().manual_seed(0))
-    assert league.slant(torch.cat([codes, codes.flip(2)]).flatten(1)) == pytest.approx(0, abs=1e-4)
+    assert orders.slant(torch.cat([codes, codes.flip(2)]).flatten(1)) == pytest.approx(0, abs=1e-4)
     cell = torch.arange(16)
-    assert league.slant(((cell[:, None] + cell) % 8).reshape(1, 256)) == pytest.approx(-100)
+    assert orders.slant(((cell[:, None] + cell) % 8).reshape(1, 256)) == pytest.approx(-100)
 
 
 def test_the_cost_of_a_small_model():
     plain, guided = (league.cost(small(), guidance) for guidance in (1.0, 2.0))
-    assert plain["calls"] == guided["calls"] == 7
     assert guided["GFLOP"] == pytest.approx(2 * plain["GFLOP"])
     assert 0 < plain["in 32"] < plain["alone"]
+
+
+def test_each_code_by_itself_pays_by_its_share():
+    counts = Unigram(torch.tensor([[0, 0, 1, 3]]), K=4)  # one is added to each: 3, 2, 1, 2 of 8
+    torch.testing.assert_close(2 ** -counts.price(torch.tensor([[0, 1, 2, 3]])), torch.tensor([[3, 2, 1, 2]]) / 8)
+    drawn = counts.draw(500, seed=1, n=8)
+    assert drawn.shape == (500, 8)
+    share = drawn.flatten().bincount() / 4000
+    assert (share - torch.tensor([3, 2, 1, 2]) / 8).abs().max() < 5 * (0.24 / 4000) ** 0.5
+    assert not torch.equal(drawn, counts.draw(500, seed=2, n=8))
+
+
+def test_a_network_pays_the_logarithms_of_its_probabilities():
+    model, codes, labels = small(), torch.randint(5, (70, 7)), torch.arange(70) % 2
+    p = model(codes, labels).softmax(-1).gather(-1, codes[..., None])[..., 0]
+    torch.testing.assert_close(orders.price(model, codes, labels), -p.log2(), atol=1e-4, rtol=0)
+
+
+def test_a_gap_is_that_of_pairs_with_twice_its_error():
+    ours, other = (
+        orders.Row(3, torch.zeros(4, 2)),
+        orders.Row(5, torch.tensor([[1.0], [1.0], [2.0], [2.0]]).expand(4, 2)),
+    )
+    found, error = orders.gap(ours, other)
+    assert found == 1.5
+    assert error == pytest.approx(2 * (1 / 3) ** 0.5 / 2)
+    assert orders.table({"a": other}).splitlines()[1].split() == ["a", "5", "1.50", "-", "-"]
+    with pytest.raises(ValueError, match="no price"):
+        _ = orders.Row(3).bits
+    with pytest.raises(ValueError, match="need a price"):
+        orders.gap(ours, orders.Row(3))
 
 
 @pytest.fixture
@@ -97,14 +129,18 @@ def few(monkeypatch):
     photographs = Labelled(torch.rand(6, 3, 64, 64), torch.tensor([0, 1, 1, 0, 1, 0]), ("a", "b"))
     model = small(256, 4096)
     monkeypatch.setattr(league.clothing, "load", lambda split: photographs)
+    monkeypatch.setattr(league.clothing, "at_hand", lambda: True)
     monkeypatch.setattr(league, "methods", lambda: {"raster": (model, 1.0), "raster, guidance 2": (model, 2.0)})
-    monkeypatch.setattr(league, "cls_features", lambda images: images[:, 0, ::16, ::16].flatten(1))
-    monkeypatch.setattr(league, "photograph_features", lambda: league.cls_features(photographs.images))
-    monkeypatch.setattr(league, "cost", lambda model, guidance: {"calls": 256, "GFLOP": guidance})
+    for module in (league, orders):
+        monkeypatch.setattr(module, "cls_features", lambda images: images[:, 0, ::16, ::16].flatten(1))
+    monkeypatch.setattr(league, "ENOUGH", 6)
+    monkeypatch.setattr(league, "cost", lambda model, guidance: {"GFLOP": guidance})
+    return model
 
 
 @pytest.mark.usefixtures("few")
 def test_a_rehearsal_gives_all_rows_and_resumes(tmp_path, monkeypatch):
+    monkeypatch.setattr(league, "stage", lambda images, stage=league.stage: stage(6))
     options = Options(steps=3, device="cpu", progress=False)
     rows = league.measure(tmp_path, options)
     assert sorted(row["method"] for row in rows) == ["neighbours", "raster", "raster, guidance 2", "real", "unigram"]
@@ -112,12 +148,27 @@ def test_a_rehearsal_gives_all_rows_and_resumes(tmp_path, monkeypatch):
     assert set(found["raster"]) == {"method", "calls", "Frechet", "spread", "right", "bits", "slant", "GFLOP"}
     assert "bits" not in found["raster, guidance 2"]
     assert found["real"].keys() == {"method", "Frechet", "spread", "slant"}
+    assert found["unigram"].keys() == {"method", "Frechet", "spread", "slant", "bits"}
     assert [row["Frechet"] for row in rows] == sorted(row["Frechet"] for row in rows)
     assert found["raster"]["Frechet"] != found["raster, guidance 2"]["Frechet"]
     assert all(row["spread"] > 0 for row in rows)
-    monkeypatch.setattr(league, "generate", None)
-    sets = league.drawn(tmp_path, "raster", None, 1.0, torch.tensor([0, 1, 1]))
-    assert league.row("raster", sets)["slant"] == found["raster"]["slant"]
+    again = league.measure(tmp_path, options)
+    assert again == rows
+
+
+def test_the_stage_measures_networks_and_counts_by_one_call(few):
+    stage = league.stage(6)
+    row = stage.measure(few, draw=4)
+    torch.testing.assert_close(row.paid, orders.price(few, stage.codes, stage.labels))
+    assert (row.calls, row.Frechet is not None, row.right is not None) == (256, True, True)
+    assert torch.equal(stage.draw(few, 4), generate(few, stage.labels[:4]).codes)
+    guided = stage.measure(few, draw=4, guidance=3.0)
+    assert guided.paid is None
+    assert guided.slant != row.slant
+    counts = stage.measure(Unigram(stage.codes), draw=4)
+    assert counts.right is None
+    assert counts.bits < 12
+    assert stage.measure(few).slant is None
 
 
 def test_photographs_are_taken_by_the_classes_asked_for():
