@@ -1,43 +1,30 @@
-"""Solutions to the exercises of notebooks/06_reduce/05_token_transforming.ipynb; running this file checks them."""
+"""Solutions to the exercises of notebooks/06_reduce/05_token_transforming.ipynb."""
+
+import math
 
 import torch
 import torch.nn.functional as F
 
 from minitok.reduce import Reduction
-from minitok.reduce.divprune import distances, max_min
-from minitok.reduce.token_transforming import share_out
-from minitok.reduce.tome import tome
 
 
-def spread_out(x, k, *, keys, size, cls_attention):
-    """Exercise 1: anchors that are far from one another, sorted."""
-    metric = keys.mean(1)
-    anchors = max_min(distances(metric), k).sort(-1).values
-    return Reduction.blend(share_out(metric, anchors) * size[:, None])
-
-
-def gather(metric, anchors, temperature):
-    """Exercise 2: each anchor's mean over all tokens, weighed by likeness; cold, it takes itself alone: pruning."""
-    unit = F.normalize(metric, dim=-1)
-    cosine = unit.gather(1, anchors[..., None].expand(-1, -1, unit.shape[2])) @ unit.mT
-    return (cosine / temperature).softmax(-1)
+def my_transforming(x, k, *, cls_attention, keys=None, size=None, temperature=0.02):
+    """Exercise 1: shares over the anchors, weighed by size; in float32, whatever came."""
+    b, n, _ = x.shape
+    if not 1 <= k <= n:
+        raise ValueError(f"k={k} came, expected a whole number from 1 to the {n} tokens of x")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature={temperature} came, expected a finite number above 0")
+    size = torch.ones(b, n) if size is None else size
+    metric = F.normalize((x if keys is None else keys.mean(1)).float(), dim=-1)
+    score = cls_attention.float().mean(1)
+    anchors = score.argsort(dim=-1, descending=True, stable=True)[:, :k].sort(-1).values
+    cosine = metric.gather(1, anchors[..., None].expand(-1, -1, metric.shape[2])) @ metric.mT
+    own = F.one_hot(anchors, n).float()
+    shares = torch.where(own.sum(1, keepdim=True) > 0, own, (cosine / temperature).softmax(1))
+    return Reduction.blend(shares * size.float()[:, None])
 
 
 def both(first, second):
-    """Exercise 3: the product of the matrices, the later one on the left."""
+    """Exercise 2: the product of the matrices, the later one on the left."""
     return Reduction.blend(second.matrix() @ first.matrix())
-
-
-if __name__ == "__main__":
-    torch.manual_seed(0)
-    x, keys, size = torch.randn(2, 30, 6), torch.randn(2, 3, 30, 4), torch.ones(2, 30)
-    reduction = spread_out(x, 8, keys=keys, size=size, cls_attention=torch.rand(2, 3, 30))
-    assert reduction.shape == (2, 8, 30)
-    chosen = max_min(distances(keys.mean(1)), 8).sort(-1).values
-    assert torch.equal(reduction.matrix()[0][:, chosen[0]] > 0, torch.eye(8) > 0)
-    anchors = torch.tensor([[1, 4, 9], [0, 2, 29]])
-    torch.testing.assert_close(gather(keys.mean(1), anchors, 0.1).sum(-1), torch.ones(2, 3))
-    torch.testing.assert_close(gather(keys.mean(1), anchors, 1e-5), F.one_hot(anchors, 30).float(), atol=1e-3, rtol=0)
-    second = tome(reduction.apply(x), 5)
-    together = both(reduction, second)
-    torch.testing.assert_close(together.apply(x), second.apply(reduction.apply(x)), atol=1e-5, rtol=0)
