@@ -19,7 +19,7 @@ from minitok.data.objects import Objects, Scenes, place, uniform
 from minitok.data.shapes import COLOURS, DISTANCES, GLYPHS, SHAPES, SIZES, bitmaps, colours, dots, drop
 
 # How many values of coverage are held at once.
-STEP = 2**22
+STEP = 2**23
 _NUMBERS = {1: "a", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}
 
 
