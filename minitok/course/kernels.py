@@ -75,11 +75,13 @@ def package(codebook: Tensor, z: Tensor) -> dict[str, Callable[[], Tensor]]:
     return {"vector-quantize-pytorch": lambda: made(z.float())[1]}
 
 
-def nearest(device: torch.device, dtype: torch.dtype, n: int = 262_144, K: int = 16_384, d: int = 64) -> Case:
-    """The nearest code of n random vectors; the right codes of the first 16,384 are found in float64."""
+def nearest(
+    device: torch.device, dtype: torch.dtype, shift: float = 0.0, n: int = 262_144, K: int = 16_384, d: int = 64
+) -> Case:
+    """The nearest code of n random vectors, all moved by `shift`; float64 finds the right ones of the first 16,384."""
     from minitok.quantize import vq_triton
 
-    z, codebook = torch.randn(1, n, d, device=device).to(dtype), torch.randn(K, d, device=device).to(dtype)
+    z, codebook = ((torch.randn(*size, d, device=device) + shift).to(dtype) for size in ((1, n), (K,)))
     exact = [
         (codebook.double().pow(2).sum(-1) - 2 * part.double() @ codebook.double().T).argmin(-1)
         for part in z[0, :16_384].split(2048)
@@ -94,7 +96,8 @@ def nearest(device: torch.device, dtype: torch.dtype, n: int = 262_144, K: int =
         contenders |= package(codebook, z)
     moved = (n + K) * d * z.element_size() + 8 * n
     name = str(dtype).removeprefix("torch.")
-    work = f"nearest of {K:,} codes for {n:,} vectors of width {d}, {name}"
+    where = f", all {shift:g} from zero" if shift else ""
+    work = f"nearest of {K:,} codes for {n:,} vectors of width {d}, {name}{where}"
     return Case(work, "ours (Triton)", contenders, torch.cat(exact), moved, 2 * n * K * d, dtype, True)
 
 
@@ -126,7 +129,9 @@ def max_min(device: torch.device, whole: bool, n: int = 2880, k: int = 288, c: i
 
 CASES: dict[str, Callable[[torch.device], Case]] = {
     "nearest": functools.partial(nearest, dtype=torch.float32),
+    "nearest, far from zero": functools.partial(nearest, dtype=torch.float32, shift=100.0),
     "nearest, bfloat16": functools.partial(nearest, dtype=torch.bfloat16),
+    "nearest, bfloat16, far from zero": functools.partial(nearest, dtype=torch.bfloat16, shift=100.0),
     "max_min": functools.partial(max_min, whole=True),
     "max_min, distances given": functools.partial(max_min, whole=False),
 }

@@ -20,7 +20,22 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from minitok.quantize._common import Quantized, check_codes, check_vectors, straight_through
+from minitok.checks import check_finite
+from minitok.quantize._common import Quantized, check_codes, check_vectors, straight_through, wide
+
+
+def centre(codebook: Float[Tensor, "K d"]) -> Float[Tensor, "d"]:
+    """The mean of the codes, rounded to 1/128 of the power of two that their largest entry reaches.
+
+    >>> centre(torch.tensor([[100.1, 0.0], [100.2, 0.0]]))
+    tensor([100.,   0.])
+
+    Distances do not change when it is taken off vectors and codes; products become small, so that float32 holds their
+    digits. Rounded, since small whole numbers, and half precision far from zero, then lose nothing by the subtraction.
+    """
+    largest = codebook.abs().max().clamp(min=torch.finfo(codebook.dtype).tiny)
+    step = largest.log2().floor().exp2() / 128
+    return (codebook.mean(0) / step).round() * step
 
 
 def nearest(z: Float[Tensor, "b n d"], codebook: Float[Tensor, "K d"]) -> Int[Tensor, "b n"]:
@@ -29,14 +44,21 @@ def nearest(z: Float[Tensor, "b n d"], codebook: Float[Tensor, "K d"]) -> Int[Te
     >>> nearest(torch.tensor([[[0.2, 0.0], [0.9, 1.2]]]), torch.tensor([[0.0, 0.0], [1.0, 1.0]])).tolist()
     [[0, 1]]
 
-    `|z - e|^2 = |z|^2 - 2 z.e + |e|^2`, and |z|^2 is the same for every code, so one matrix product decides
-    (in float32: half precision takes wrong codes). Source: equation 1. Raises `ValueError` for an empty codebook.
+    `|z - e|^2 = |z|^2 - 2 z.e + |e|^2`, and |z|^2 is the same for every code, so one matrix product decides, in float32
+    (half precision takes wrong codes) and from the codebook's `centre` (far from zero the product has no digits left
+    for the difference). So a code may come that is farther than the nearest, by at most a millionth of `|z|^2 + |e|^2`
+    from that centre; which one, may hang on the other vectors of the batch. Source: equation 1. Raises `ValueError` for
+    an empty codebook, NaN, infinity, and codes whose square is infinite.
     """
     if len(codebook) == 0:
         raise ValueError("the codebook is empty: expected at least one row")
     with torch.autocast(z.device.type, enabled=False):
-        z, codebook = z.float(), codebook.float()
-        return (codebook.pow(2).sum(-1) - 2 * z @ codebook.T).argmin(-1)
+        middle = centre(wide(codebook))
+        z = wide(z) - middle
+        codebook = (wide(codebook) - middle).to(z.dtype)
+        score, code = (codebook.pow(2).sum(-1) - 2 * z @ codebook.T).min(-1)
+    check_finite("the distance of z and codebook", score)
+    return code
 
 
 def codebook_loss(
@@ -47,8 +69,9 @@ def codebook_loss(
     >>> codebook_loss(torch.zeros(1, 1, 2), torch.ones(1, 1, 2), commitment=0.25).item()
     1.25
 
-    Source: the second and third term of equation 3, as means over elements.
+    Source: the second and third term of equation 3, as means over elements; in float32 for half precision.
     """
+    z, z_q = wide(z), wide(z_q)
     return F.mse_loss(z_q, z.detach()) + commitment * F.mse_loss(z, z_q.detach())
 
 
@@ -59,8 +82,8 @@ class VQ(nn.Module):
         super().__init__()
         if d < 1 or K < 1:
             raise ValueError(f"d={d} and K={K} came, expected at least 1 of each")
-        if commitment < 0:
-            raise ValueError(f"commitment={commitment} came, expected at least 0")
+        if not 0 <= commitment < math.inf:
+            raise ValueError(f"commitment={commitment} came, expected a finite number from 0")
         self.d, self.K, self.commitment = d, K, commitment
         self.codebook = nn.Parameter(torch.randn(K, d) / math.sqrt(d))
 
@@ -89,7 +112,7 @@ class VQ(nn.Module):
     def decode(self, codes: Int[Tensor, "b n 1"]) -> Float[Tensor, "b n d"]:
         """The vector of each code."""
         check_codes(codes, 1, self.K)
-        return self.codebook[codes[..., 0]]
+        return self.codebook[codes[..., 0].long()]
 
     def forward(self, z: Float[Tensor, "b n d"]) -> Quantized:
         """Nearest vectors with straight-through gradients, their codes, and the codebook's loss."""

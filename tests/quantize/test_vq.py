@@ -3,11 +3,12 @@ import pathlib
 import types
 from importlib.machinery import SourceFileLoader
 
+import numpy as np
 import pytest
 import torch
 
 from minitok.quantize import vq
-from minitok.quantize.vq import VQ, codebook_loss, nearest
+from minitok.quantize.vq import VQ, centre, codebook_loss, nearest
 
 CODEBOOK = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [-1.0, -1.0]])
 
@@ -43,6 +44,65 @@ def test_the_nearest_row_is_that_of_a_plain_loop():
     for row, code in zip(z.flatten(0, 1).tolist(), nearest(z, codebook).flatten().tolist(), strict=True):
         distances = [sum((a - b) ** 2 for a, b in zip(row, e, strict=True)) for e in codebook.tolist()]
         assert code == distances.index(min(distances))
+
+
+def by_distance(z, codebook):
+    """Nearest rows and squared distances in float64, by subtraction."""
+    differences = z.double()[..., None, :] - codebook.double()
+    return differences.square().sum(-1).min(-1)
+
+
+def test_far_from_zero_the_nearest_row_is_found_as_near_it():
+    assert nearest(torch.tensor([[[8000.3]]]), torch.tensor([[8000.0], [8000.25], [8001.0]])).tolist() == [[1]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shift", [0, 0.5, 10, -30, 100, 1000])
+def test_a_shift_of_all_vectors_and_codes_changes_nothing(shift, dtype):
+    z, codebook = (torch.randn(2, 100, 16) + shift).to(dtype), (torch.randn(300, 16) + shift).to(dtype)
+    codes, right = nearest(z, codebook), by_distance(z, codebook)
+    assert torch.equal(codes, right.indices)
+
+
+def test_a_farther_row_is_farther_by_what_the_docstring_says():
+    # Two clusters far apart: from their middle, rows of one are equally near within the rounding.
+    codebook = torch.cat([torch.randn(100, 4) + 1000, torch.randn(100, 4) - 1000])
+    z = torch.cat([torch.randn(1, 200, 4) + 1000, torch.randn(1, 200, 4) - 1000], 1)
+    right, middle = by_distance(z, codebook), centre(codebook)
+    taken = codebook[nearest(z, codebook)]
+    more = (z.double() - taken).square().sum(-1) - right.values
+    allowed = (z - middle).square().sum(-1) + (taken - middle).square().sum(-1)
+    assert (more > 0).any()
+    assert (more <= 1e-6 * allowed).all()
+
+
+def test_the_centre_is_the_mean_within_a_128th_of_the_largest_entry():
+    for shift in (0.0, 0.3, 7.0, -1e4):
+        codebook = torch.randn(50, 3) + shift
+        assert (centre(codebook) - codebook.mean(0)).abs().max() <= codebook.abs().max() / 256
+    # Of whole numbers below 128 it is a whole number where they are large, and has few digits where they are small.
+    assert centre(torch.tensor([[100.0], [101.0], [101.0]])).item() == 100.5
+    assert centre(torch.zeros(3, 2)).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("largest", [2, 100])
+def test_rows_of_whole_numbers_that_are_equally_near_keep_their_order(largest):
+    # All mirror images of a row are as near to zero as the row, wherever the centre lies.
+    rows = torch.randint(-largest, largest + 1, (30, 5)).float()
+    codebook = torch.cat([rows + 1000, rows, -rows, rows.flip(1)])[torch.randperm(120)]
+    z = torch.randint(-1, 2, (1, 50, 5)).float()
+    assert torch.equal(nearest(z, codebook), by_distance(z, codebook).indices)
+
+
+BAD = [("z", math.nan), ("z", math.inf), ("z", -math.inf), *(("codebook", x) for x in (math.nan, math.inf, -1e30))]
+
+
+@pytest.mark.parametrize(("where", "bad"), BAD)
+def test_numbers_that_are_not_finite_are_refused(where, bad):
+    z, codebook = torch.randn(1, 4, 3), torch.randn(5, 3)
+    (z[0, 2] if where == "z" else codebook[2])[1] = bad
+    with pytest.raises(ValueError, match="distance of z and codebook holds NaN or infinity"):
+        nearest(z, codebook)
 
 
 def test_of_equally_near_rows_the_first_is_taken():
@@ -143,6 +203,8 @@ def test_codes_do_not_depend_on_the_order_of_the_vectors():
         (lambda: VQ(0, 4), "d=0 and K=4 came"),
         (lambda: VQ(4, 0), "d=4 and K=0 came"),
         (lambda: VQ(4, 4, commitment=-0.1), "commitment=-0.1 came"),
+        (lambda: VQ(4, 4, commitment=math.nan), "commitment=nan came, expected a finite number from 0"),
+        (lambda: VQ(4, 4, commitment=math.inf), "commitment=inf came"),
         (lambda: VQ(2, 7).start_from(torch.randn(2, 3, 2)), "z holds 6 vectors, expected at least K=7"),
         (lambda: VQ(2, 2).start_from(torch.randn(2, 3, 5)), r"shape \(2, 3, 5\) came, expected \(b, n, 2\)"),
         (lambda: VQ(2, 2).start_from(torch.full((1, 3, 2), torch.nan)), "NaN"),
@@ -176,22 +238,62 @@ def on_device(twin, z, codebook):
     return twin.nearest(z.to(device), codebook.to(device)).cpu()
 
 
-def by_distance(z, codebook):
-    differences = z.double()[..., None, :] - codebook.double()
-    return differences.square().sum(-1).argmin(-1)
-
-
 # A program holds 32 vectors and walks over 16 codes at a time: less, just as much, and more than both.
 @pytest.mark.parametrize(
     ("b", "n", "d", "K"), [(1, 1, 1, 1), (1, 3, 2, 5), (2, 16, 8, 16), (1, 33, 7, 17), (3, 11, 20, 50), (1, 5, 128, 33)]
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_fast_path_finds_the_nearest_row(twin, b, n, d, K, dtype):
     z, codebook = torch.randn(b, n, d).to(dtype), torch.randn(K, d).to(dtype)
     codes = on_device(twin, z, codebook)
     assert codes.dtype == torch.int64
-    assert torch.equal(codes, by_distance(z, codebook))
+    assert torch.equal(codes, by_distance(z, codebook).indices)
     assert torch.equal(codes, nearest(z, codebook))
+
+
+@pytest.fixture
+def coarse(monkeypatch):
+    """Products as of TF32, where Triton interprets its kernels: 10 bits of each factor."""
+    if torch.cuda.is_available():
+        return
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    whole = interpreter.InterpreterBuilder.create_dot
+
+    def ten_bits(handle):
+        bits = handle.data.astype(np.float32).view(np.uint32) + np.uint32(1 << 12) & np.uint32(0xFFFFE000)
+        return interpreter.TensorHandle(bits.view(np.float32), handle.dtype)
+
+    def dot(self, a, b, *others):
+        return whole(self, ten_bits(a), ten_bits(b), *others)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
+
+
+@pytest.mark.parametrize("shift", [0, 0.5, 10, 30, 100])
+@pytest.mark.usefixtures("coarse")
+def test_the_fast_path_finds_the_nearest_row_by_coarse_products_wherever_the_data_lie(twin, shift):
+    z, codebook = torch.randn(1, 128, 32) + shift, torch.randn(500, 32) + shift
+    assert torch.equal(on_device(twin, z, codebook), by_distance(z, codebook).indices)
+
+
+@pytest.mark.usefixtures("coarse")
+@pytest.mark.parametrize("places", [(3, 20), (20, 3), (3, 40), (40, 3), (17, 59)])
+def test_the_fast_path_measures_the_two_best_again_wherever_they_stand(twin, places):
+    # Pairs of rows that coarse products cannot tell apart; others are far. Of a block of 16 codes one is kept.
+    codebook = 50 * torch.randn(60, 8)
+    z = torch.randn(1, 40, 8)
+    codebook[places[0]], codebook[places[1]] = 0.001, -0.001
+    assert torch.equal(on_device(twin, z, codebook), by_distance(z, codebook).indices)
+    assert set(on_device(twin, z, codebook).flatten().tolist()) == set(places)
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+@pytest.mark.parametrize(("where", "bad"), BAD)
+def test_the_fast_path_refuses_numbers_that_are_not_finite(twin, where, bad):
+    z, codebook = torch.randn(1, 4, 3), torch.randn(5, 3)
+    (z[0, 2] if where == "z" else codebook[2])[1] = bad
+    with pytest.raises(ValueError, match="distance of z and codebook holds NaN or infinity"):
+        on_device(twin, z, codebook)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -208,7 +310,7 @@ def test_the_fast_path_reads_tensors_that_are_not_contiguous(twin):
     z, codebook = torch.randn(1, 6, 9).transpose(1, 2), torch.randn(12, 21)[:, ::4][:, :6]
     assert not z.is_contiguous()
     assert not codebook.is_contiguous()
-    assert torch.equal(on_device(twin, z, codebook), by_distance(z, codebook))
+    assert torch.equal(on_device(twin, z, codebook), by_distance(z, codebook).indices)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 2), (2, 0, 2)])
