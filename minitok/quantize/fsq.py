@@ -17,9 +17,9 @@ import math
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from minitok.quantize._common import Quantized, check_codes, check_vectors, straight_through
+from minitok.quantize._common import Quantized, WithoutWeights, check_codes, check_vectors, straight_through, wide
 
 
 def bound(z: Float[Tensor, "... d"], levels: Tensor, eps: float = 1e-3) -> Float[Tensor, "... d"]:
@@ -36,7 +36,7 @@ def bound(z: Float[Tensor, "... d"], levels: Tensor, eps: float = 1e-3) -> Float
     return (z + shift).tanh() * half - offset
 
 
-class FSQ(nn.Module):
+class FSQ(WithoutWeights):
     """d channels, `levels[i]` values each; `prod(levels)` codes."""
 
     def __init__(self, levels: tuple[int, ...] = (8, 8, 8, 8)) -> None:
@@ -45,10 +45,13 @@ class FSQ(nn.Module):
         if not levels or min(levels) < 2 or max(levels) > 1000:
             raise ValueError(f"levels={levels} came, expected at least one channel, each of 2 to 1000 levels")
         self.d, self.K = len(levels), math.prod(levels)
+        if self.K > 2**63:
+            raise ValueError(f"levels={levels} make {self.K} codes, expected at most 2^63: a code has 64 bits")
         self.levels: Tensor
         self.radix: Tensor
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        self.register_buffer("radix", self.levels.cumprod(0) // self.levels, persistent=False)
+        radix = [math.prod(levels[:i]) for i in range(self.d)]
+        self.register_buffer("radix", torch.tensor(radix), persistent=False)
 
     @property
     def bits(self) -> float:
@@ -59,10 +62,9 @@ class FSQ(nn.Module):
         """Values in [-1, 1] with straight-through gradients, codes, and a loss of zero."""
         check_vectors(z, self.d)
         bounded = bound(z, self.levels)
-        whole = straight_through(bounded, bounded.round())
-        half = self.levels // 2
-        codes = ((whole.detach().round().long() + half) * self.radix).sum(-1, keepdim=True)
-        return Quantized(whole / half, codes, z.new_zeros(()))
+        whole, half = straight_through(bounded, bounded.round()), self.levels // 2
+        codes = ((whole.detach().long() + half) * self.radix).sum(-1, keepdim=True)
+        return Quantized(self._scaled(whole), codes, wide(z).new_zeros(()))
 
     def encode(self, z: Float[Tensor, "b n d"]) -> Int[Tensor, "b n 1"]:
         """The code of each vector."""
@@ -71,4 +73,8 @@ class FSQ(nn.Module):
     def decode(self, codes: Int[Tensor, "b n 1"]) -> Float[Tensor, "b n d"]:
         """The values of each code, in [-1, 1]."""
         check_codes(codes, 1, self.K)
-        return ((codes // self.radix) % self.levels - self.levels // 2) / (self.levels // 2)
+        return self._scaled((codes // self.radix) % self.levels - self.levels // 2)
+
+    def _scaled(self, whole: Tensor) -> Tensor:
+        """Whole numbers as values in [-1, 1], of the module's dtype."""
+        return (whole.to(wide(self.unit).dtype) / (self.levels // 2)).to(self.unit.dtype)

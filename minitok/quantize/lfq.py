@@ -14,12 +14,14 @@ For large d the paper takes the second entropy in groups of bits; we refuse. Ent
 Notebook: notebooks/01_quantize/04_lfq.ipynb
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from minitok.quantize._common import Quantized, check_codes, check_vectors, straight_through
+from minitok.quantize._common import Quantized, WithoutWeights, check_codes, check_vectors, straight_through, wide
 
 
 def code_probabilities(p: Float[Tensor, "n d"]) -> Float[Tensor, "n K"]:
@@ -68,17 +70,17 @@ def entropies(z: Float[Tensor, "b n d"], temperature: float = 0.3) -> tuple[Floa
         return sure, -(q * q.clamp(min=torch.finfo(q.dtype).tiny).log()).sum()
 
 
-class LFQ(nn.Module):
+class LFQ(WithoutWeights):
     """d channels, one bit each; 2^d codes and no codebook."""
 
     def __init__(self, d: int = 8, entropy: float = 0.1, commitment: float = 0.25, temperature: float = 0.3) -> None:
         super().__init__()
         if not 1 <= d <= 63:
             raise ValueError(f"d={d} came, expected 1 to 63: a code has 64 bits")
-        if not (entropy >= 0 and commitment >= 0):
-            raise ValueError(f"entropy={entropy} and commitment={commitment} came, expected at least 0")
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature} came, expected more than 0")
+        if not (0 <= entropy < math.inf and 0 <= commitment < math.inf):
+            raise ValueError(f"entropy={entropy} and commitment={commitment} came, expected finite numbers from 0")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature={temperature} came, expected a finite number above 0")
         if entropy > 0 and d > 18:
             raise ValueError(f"d={d} came with entropy={entropy}, expected at most 18: the loss visits all 2^d codes")
         self.d, self.K, self.entropy, self.commitment, self.temperature = d, 2**d, entropy, commitment, temperature
@@ -98,13 +100,13 @@ class LFQ(nn.Module):
     def decode(self, codes: Int[Tensor, "b n 1"]) -> Float[Tensor, "b n d"]:
         """The signs of each code, -1 or 1."""
         check_codes(codes, 1, self.K)
-        return ((codes.long() >> self.places) & 1) * 2.0 - 1
+        return ((codes.long() >> self.places) & 1) * 2 * self.unit - self.unit
 
     def forward(self, z: Float[Tensor, "b n d"]) -> Quantized:
         """Signs with straight-through gradients, codes, and the entropies' and the commitment's loss."""
         codes = self.encode(z)
-        z_q = self.decode(codes).to(z.dtype)
-        loss = self.commitment * F.mse_loss(z, z_q)
+        z_q = self.decode(codes)
+        loss = self.commitment * F.mse_loss(wide(z), wide(z_q))
         if self.entropy > 0:
             sure, spread = entropies(z, self.temperature)
             loss = loss + self.entropy * (sure - spread)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 # Not `from vq import VQ`: a module of this chapter shows one class with `bits`, its own.
 from minitok.quantize import vq
-from minitok.quantize._common import Quantized, check_codes, check_vectors, straight_through
+from minitok.quantize._common import Quantized, check_codes, check_vectors, straight_through, wide
 
 
 def cascade(
@@ -34,9 +34,9 @@ def cascade(
     >>> codes.tolist(), chosen.flatten().tolist(), given.flatten().tolist()
     ([[[1, 1]]], [10.0, 2.0], [11.5, 1.5])
 
-    Residuals are float32, and have the gradient of z alone. Source: algorithm 1.
+    Residuals are at least float32, and have the gradient of z alone. Source: algorithm 1.
     """
-    residual, codes, chosen, given = z.float(), [], [], []
+    residual, codes, chosen, given = wide(z), [], [], []
     for codebook in codebooks:
         given.append(residual)
         codes.append(vq.nearest(residual, codebook))
@@ -74,7 +74,7 @@ class RVQ(nn.Module):
         Raises `ValueError` when z holds fewer than K vectors.
         """
         for i, stage in enumerate(self.stages):
-            left = z - self.decode(self.encode(z)[..., :i]) if i else z
+            left = wide(z) - self.decode(self.encode(z)[..., :i]) if i else z
             stage.start_from(left)  # pyright: ignore[reportCallIssue]
 
     def encode(self, z: Float[Tensor, "b n d"]) -> Int[Tensor, "b n g"]:
@@ -89,7 +89,7 @@ class RVQ(nn.Module):
             raise ValueError(f"codes of shape {tuple(codes.shape)} came, expected (b, n, k) with k from 1 to {stages}")
         check_codes(codes, codes.shape[-1], self.K)
         pairs = zip(self.codebooks, codes.unbind(-1), strict=False)  # a prefix leaves later codebooks unread
-        return torch.stack([codebook[code] for codebook, code in pairs]).sum(0)
+        return torch.stack([codebook[code.long()] for codebook, code in pairs]).sum(0)
 
     def forward(self, z: Float[Tensor, "b n d"]) -> Quantized:
         """Values with straight-through gradients, the codes of all stages, and the mean of the stages' losses.

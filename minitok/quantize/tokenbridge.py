@@ -15,13 +15,15 @@ Notebook: notebooks/01_quantize/08_tokenbridge.ipynb
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from minitok.checks import check_finite
 from minitok.nn import Cache, Shape, Transformer
-from minitok.quantize._common import Quantized, check_codes, check_vectors, straight_through
+from minitok.quantize._common import Quantized, WithoutWeights, check_codes, check_vectors, straight_through, wide
 
 REACH = 3.0
 
@@ -48,23 +50,28 @@ def frequency_order(z: Float[Tensor, "b n d"]) -> list[int]:
     >>> frequency_order(torch.tensor([[[1.0, 1.0], [-1.0, 1.0], [-1.0, 0.0], [1.0, 0.0]]]))
     [1, 0]
 
-    A frequency counts as its distance from 0 in cycles a cell; power at 0, the mean of a map, does not count. A channel
-    without any other comes first. Raises `ValueError` unless n is a square.
+    A frequency counts as its distance from 0 in cycles a cell; the mean of a map is taken off and does not count. A
+    channel without more comes first. Raises `ValueError` unless n is a square, and for NaN and infinity.
     """
     b, n, d = z.shape
     side = math.isqrt(n)
     if side * side != n or not b * n * d:
         raise ValueError(f"z of shape {tuple(z.shape)} came, expected maps of n = side x side positions")
-    power = torch.fft.fft2(z.float().transpose(1, 2).unflatten(2, (side, side))).abs().square().mean(0)  # d side side
+    check_finite("z", z)
+    vectors = wide(z) - wide(z).mean(1, keepdim=True)
+    power = torch.fft.fft2(vectors.transpose(1, 2).unflatten(2, (side, side))).abs().square().mean(0)  # d side side
     step = torch.fft.fftfreq(side, device=z.device)
     distance = (step[:, None].square() + step.square()).sqrt()
-    power[:, 0, 0] = 0
     mean = (power * distance).sum((1, 2)) / power.sum((1, 2)).clamp(min=torch.finfo(power.dtype).tiny)
     return mean.argsort(stable=True).tolist()
 
 
-class TokenBridge(nn.Module):
-    """d channels of `levels` values each within [low, high]; one code a channel."""
+class TokenBridge(WithoutWeights):
+    """d channels of `levels` values each within [low, high]; one code a channel.
+
+    The range, which the state dict holds, and the bins stay in float32 when the module is cast, and so do the codes:
+    bfloat16 would move the bounds of the bins. Values are of the dtype that it was cast to.
+    """
 
     low: Tensor
     high: Tensor
@@ -80,6 +87,15 @@ class TokenBridge(nn.Module):
         self.register_buffer("low", torch.full((d,), float(low)))
         self.register_buffer("high", torch.full((d,), float(high)))
         self.register_buffer("values", normal_bins(levels)[1], persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TokenBridge":
+        """What `module.to`, `.bfloat16()`, ... go through: devices are followed, other dtypes not."""
+        exact = {name: getattr(self, name) for name in ("low", "high", "values")}
+        super()._apply(fn, recurse)
+        for name, before in exact.items():
+            if (after := getattr(self, name)).dtype != before.dtype:
+                setattr(self, name, before.to(after.device))
+        return self
 
     @property
     def bits(self) -> float:
@@ -100,8 +116,11 @@ class TokenBridge(nn.Module):
         if len(vectors) < 2 or not (vectors.amax(0) > vectors.amin(0)).all():
             raise ValueError("z has a channel that does not vary, expected at least two values of each")
         deviation, mean = torch.std_mean(vectors, 0)
-        self.low.copy_(mean - spread * deviation)
-        self.high.copy_(mean + spread * deviation)
+        low, high = mean - spread * deviation, mean + spread * deviation
+        if not (low < high).all():
+            raise ValueError(f"z has a channel that varies by less than float32 tells apart at {mean.tolist()}")
+        self.low.copy_(low)
+        self.high.copy_(high)
 
     def encode(self, z: Float[Tensor, "b n d"]) -> Int[Tensor, "b n d"]:
         """The code of each channel, 0 to levels - 1: its nearest value, of two equally near ones the lower."""
@@ -112,12 +131,13 @@ class TokenBridge(nn.Module):
     def decode(self, codes: Int[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """The values of each channel's code."""
         check_codes(codes, self.d, self.levels)
-        return (self.values[codes] / REACH + 1) / 2 * (self.high - self.low) + self.low
+        values = (self.values[codes.long()] / REACH + 1) / 2 * (self.high - self.low) + self.low
+        return values.to(self.unit.dtype)
 
     def forward(self, z: Float[Tensor, "b n d"]) -> Quantized:
         """Nearest values with straight-through gradients, codes, and a loss of zero."""
         codes = self.encode(z)
-        return Quantized(straight_through(z, self.decode(codes).to(z.dtype)), codes, z.new_zeros(()))
+        return Quantized(straight_through(z, self.decode(codes)), codes, wide(z).new_zeros(()))
 
 
 class ChannelHead(nn.Module):
@@ -142,10 +162,14 @@ class ChannelHead(nn.Module):
         self.weights, self.biases = nn.Parameter(torch.zeros(d, width, levels)), nn.Parameter(torch.zeros(d, levels))
 
     def said(self, condition: Float[Tensor, "b n e"]) -> Float[Tensor, "bn c"]:
-        """What the condition of each position says, in the head's width. Raises `ValueError` for another width."""
+        """What the condition of each position says, in the head's width.
+
+        Raises `ValueError` for a condition of another width, or with NaN or infinity.
+        """
         if condition.dim() != 3 or condition.shape[-1] != self.condition.in_features:
             expected = f"(b, n, {self.condition.in_features})"
             raise ValueError(f"condition of shape {tuple(condition.shape)} came, expected {expected}")
+        check_finite("condition", condition)
         return self.condition(condition.flatten(0, 1))
 
     def forward(self, condition: Float[Tensor, "b n e"], codes: Int[Tensor, "b n d"]) -> Float[Tensor, "b n d v"]:
@@ -170,7 +194,7 @@ class ChannelHead(nn.Module):
         codes, new = torch.zeros(len(said), self.d, dtype=torch.long, device=said.device), said
         for i, channel in enumerate(self.order.tolist()):
             out = self.blocks((new + self.places[i])[:, None], condition=said, cache=cache)[:, 0]
-            p = (out @ self.weights[i] + self.biases[i]).softmax(-1)
+            p = wide(out @ self.weights[i] + self.biases[i]).softmax(-1)
             codes[:, channel] = torch.multinomial(p, 1, generator=generator)[:, 0]
             new = self.embeddings[channel, codes[:, channel]]
         return codes.unflatten(0, condition.shape[:2])

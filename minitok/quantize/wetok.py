@@ -15,15 +15,18 @@ Notebook: notebooks/01_quantize/06_wetok.ipynb
 """
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from minitok.checks import check_finite
+
 # Not `from lfq import LFQ`: a module of this chapter shows one class with `bits`, its own.
 from minitok.quantize import lfq
-from minitok.quantize._common import Quantized, check_codes, check_vectors, straight_through
+from minitok.quantize._common import Quantized, WithoutWeights, check_codes, check_vectors, straight_through, wide
 
 
 def group_entropies(
@@ -42,7 +45,7 @@ def group_entropies(
     return sum((sure for sure, _ in pairs), z.new_zeros(())), sum((even for _, even in pairs), z.new_zeros(()))
 
 
-class WeTok(nn.Module):
+class WeTok(WithoutWeights):
     """d channels in `groups` groups, one bit a channel; a group is one code of d / groups bits."""
 
     def __init__(
@@ -56,10 +59,10 @@ class WeTok(nn.Module):
         super().__init__()
         if groups < 1 or d < 1 or d % groups:
             raise ValueError(f"d={d} and groups={groups} came, expected groups of at least one channel, all as wide")
-        if not (entropy >= 0 and commitment >= 0):
-            raise ValueError(f"entropy={entropy} and commitment={commitment} came, expected at least 0")
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature} came, expected more than 0")
+        if not (0 <= entropy < math.inf and 0 <= commitment < math.inf):
+            raise ValueError(f"entropy={entropy} and commitment={commitment} came, expected finite numbers from 0")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature={temperature} came, expected a finite number above 0")
         if d // groups > (limit := 18 if entropy > 0 else 63):
             why = "the loss visits all codes of a group" if entropy > 0 else "a code has 64 bits"
             raise ValueError(f"groups of {d // groups} bits came (d={d}, groups={groups}), expected {limit}: {why}")
@@ -81,13 +84,13 @@ class WeTok(nn.Module):
     def decode(self, codes: Int[Tensor, "b n g"]) -> Float[Tensor, "b n d"]:
         """The signs of each code, -1 or 1, group after group."""
         check_codes(codes, self.groups, self.K)
-        return (((codes.long()[..., None] >> self.places) & 1) * 2.0 - 1).flatten(2)
+        return (((codes.long()[..., None] >> self.places) & 1) * 2 * self.unit - self.unit).flatten(2)
 
     def forward(self, z: Float[Tensor, "b n d"]) -> Quantized:
         """Signs with straight-through gradients, codes, and the groups' entropies' and the commitment's loss."""
         codes = self.encode(z)
-        z_q = self.decode(codes).to(z.dtype)
-        loss = self.commitment * F.mse_loss(z, z_q)
+        z_q = self.decode(codes)
+        loss = self.commitment * F.mse_loss(wide(z), wide(z_q))
         if self.entropy > 0:
             sure, even = group_entropies(z, self.groups, self.temperature)
             loss = loss + self.entropy * (sure - even)
@@ -129,6 +132,8 @@ class GenerativeDecoder(nn.Module):
             noise = torch.randn(shape, dtype=z_q.dtype, device=z_q.device)
         elif noise.shape != shape:
             raise ValueError(f"noise of shape {tuple(noise.shape)} came, expected {shape}")
+        check_finite("z_q", z_q)
+        check_finite("noise", noise)
         return self.decoder(torch.cat([z_q, noise], 1))
 
 

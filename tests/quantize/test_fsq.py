@@ -191,6 +191,24 @@ def test_wrong_levels_are_refused(levels):
         FSQ(levels)
 
 
+def test_as_many_codes_as_64_bits_hold_are_whole_numbers_from_0():
+    layer = FSQ((2,) * 63)
+    ends = torch.stack([torch.full((63,), -9.0), torch.zeros(63), torch.full((63,), 9.0)])[None]
+    values, codes, _ = layer(ends)
+    assert layer.K == 2**63
+    assert codes.flatten().tolist() == [0, 2**63 - 1, 2**63 - 1]
+    assert torch.equal(layer.decode(codes), values)
+    many = FSQ((1000,) * 6)
+    values, codes, _ = many(torch.randn(2, 50, 6))
+    assert torch.equal(many.decode(codes), values)
+
+
+@pytest.mark.parametrize("levels", [(2,) * 64, (1000,) * 7, (8,) * 21 + (3,)])
+def test_more_codes_than_64_bits_hold_are_refused(levels):
+    with pytest.raises(ValueError, match="codes, expected at most 2\\^63: a code has 64 bits"):
+        FSQ(levels)
+
+
 @pytest.mark.parametrize("code", [-1, 12])
 def test_codes_beyond_the_product_of_the_levels_are_refused(code):
     layer = FSQ((3, 4))
