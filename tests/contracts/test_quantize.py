@@ -144,6 +144,14 @@ def test_codes_are_whole_numbers_in_range(quantizer, z):
     assert codes.max() < 2 ** math.ceil(quantizer.bits / groups)
 
 
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.uint8])
+@pytest.mark.usefixtures("unchecked")
+def test_codes_may_be_kept_in_fewer_bits(quantizer, z, dtype):
+    codes = quantizer.encode(z)
+    codes = codes % 2 if dtype == torch.uint8 else codes
+    assert torch.equal(quantizer.decode(codes.to(dtype)), quantizer.decode(codes))
+
+
 def test_codes_survive_the_way_through_their_vectors(quantizer, z):
     codes = quantizer.encode(z)
     values = quantizer.decode(codes)

@@ -97,6 +97,9 @@ def test_the_range_is_fitted_to_each_channel():
     mean, deviation = vectors.mean(0), vectors.std(0, ddof=1)
     assert layer.low.tolist() == pytest.approx((mean - 5 * deviation).tolist(), rel=1e-4)
     assert layer.high.tolist() == pytest.approx((mean + 5 * deviation).tolist(), rel=1e-4)
+    again = TokenBridge(2, 8)
+    again.load_state_dict(layer.state_dict())
+    assert torch.equal(again.encode(z), layer.encode(z))
     assert {len(layer.encode(z)[..., c].unique()) for c in range(2)} == {8}
     first = layer.high - layer.low
     layer.fit_range(z, spread=3)
@@ -146,6 +149,27 @@ def test_bits_count_all_channels():
     assert TokenBridge(3, 5).bits == pytest.approx(3 * math.log2(5))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_cast_layer_keeps_its_codes_and_range_and_gives_values_of_its_dtype(dtype):
+    z = 0.1 * torch.randn(2, 400, 3) + torch.tensor([-5.03, 0.0, 100.0])
+    layer, cast = TokenBridge(3, 64), TokenBridge(3, 64)
+    for made in (layer, cast):
+        made.fit_range(z)
+    cast.to(dtype)
+    assert torch.equal(cast.encode(z), layer.encode(z))
+    assert cast.state_dict().keys() == layer.state_dict().keys() == {"low", "high"}
+    assert all(torch.equal(a, b) for a, b in zip(cast.state_dict().values(), layer.state_dict().values(), strict=True))
+    assert torch.equal(cast(z).values, layer(z).values.to(dtype))
+    assert torch.equal(cast.float()(z).values, layer(z).values)
+
+
+@pytest.mark.parametrize("levels", [2, 4, 64])
+def test_of_two_equally_near_values_the_lower_is_taken(levels):
+    layer = TokenBridge(1, levels)
+    assert layer.values[levels // 2 - 1] == -layer.values[levels // 2]
+    assert layer.encode(torch.zeros(1, 1, 1)).item() == levels // 2 - 1
+
+
 def waves(side, *frequencies):
     """Maps that hold one wave a channel, of so many cycles a side along both axes, on top of a mean."""
     at = torch.arange(side) / side
@@ -159,6 +183,25 @@ def test_smooth_channels_come_first():
     smooth = noise.view(50, 7, 7).cumsum(1).cumsum(2).reshape(50, 49, 1)
     assert frequency_order(torch.cat([noise, smooth], -1)) == [1, 0]
     assert frequency_order(torch.ones(2, 1, 3)) == [0, 1, 2]
+
+
+def test_the_mean_frequency_is_that_of_power_by_its_distance():
+    side, at = 16, torch.arange(16) / 16
+    low, high = ((2 * torch.pi * f * at).cos() for f in (1, 7))
+    # Powers 9 : 1 at 1 and 7 cycles a side: 1.6 on the mean. Amplitudes 3 : 1 would say 2.5, squares of cycles 2.4.
+    mixed, one, two = 3 * low + high, (2 * torch.pi * 2 * at).cos(), (2 * torch.pi * 4 * at).cos()
+    maps = torch.stack([one, mixed, low], -1)[None].expand(side, -1, -1).reshape(1, -1, 3)
+    assert frequency_order(maps) == [2, 1, 0]
+    # Powers 1 : 1 at 2 and 4 are 3 on the mean; the root of the mean of squares is 3.16.
+    three = (2 * torch.pi * 3 * at).cos()
+    between = torch.stack([three, one + two * 1.05, one + two * 0.95], -1)[None].expand(side, -1, -1).reshape(1, -1, 3)
+    assert frequency_order(between) == [2, 0, 1]
+
+
+@pytest.mark.parametrize("mean", [5.0, 1e4, -1e6])
+def test_the_mean_of_a_map_counts_nothing_in_its_order(mean):
+    maps = waves(8, (0, 3), (1, 0), (2, 2), (0, 2), (4, 4))
+    assert frequency_order(maps + mean * torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0])) == [1, 3, 2, 0, 4]
 
 
 @pytest.fixture
@@ -281,6 +324,8 @@ def test_a_bfloat16_head_gives_nearly_the_logits_of_a_float32_one(head):
         (lambda: TokenBridge(2).fit_range(torch.ones(1, 5, 2)), "z has a channel that does not vary"),
         (lambda: TokenBridge(2).fit_range(torch.randn(0, 5, 2)), "z has a channel that does not vary"),
         (lambda: TokenBridge(2).fit_range(torch.randn(1, 5, 2), spread=0), "spread=0 came, expected a finite number"),
+        (lambda: TokenBridge(1).fit_range(8000 + torch.eye(30)[None, :1].mT / 2048, spread=1e-4), "less than float32"),
+        (lambda: frequency_order(torch.full((1, 4, 2), torch.nan)), "z holds NaN or infinity"),
         (
             lambda: frequency_order(torch.randn(2, 5, 3)),
             r"z of shape \(2, 5, 3\) came, expected maps of n = side x side",
@@ -302,6 +347,7 @@ def test_bad_input_is_refused(call, message):
         (torch.zeros(2, 3, 4), torch.zeros(2, 3, 5, dtype=torch.long), r"condition of shape \(2, 3, 4\) came"),
         (torch.zeros(6, 3), torch.zeros(2, 3, 5, dtype=torch.long), r"condition of shape \(6, 3\) came"),
         (torch.zeros(3, 2, 3), torch.zeros(2, 3, 5, dtype=torch.long), "expected equal b and n"),
+        (torch.full((2, 3, 3), torch.inf), torch.zeros(2, 3, 5, dtype=torch.long), "condition holds NaN or infinity"),
         (torch.zeros(2, 3, 3), torch.zeros(2, 3, 4, dtype=torch.long), r"codes of shape \(2, 3, 4\) came"),
         (torch.zeros(2, 3, 3), torch.full((2, 3, 5), 6), "codes from 6 to 6 came, expected 0 to 5"),
         (torch.zeros(2, 3, 3), torch.zeros(2, 3, 5), "codes of type torch.float32 came"),
@@ -311,3 +357,8 @@ def test_bad_input_is_refused(call, message):
 def test_bad_input_of_a_head_is_refused(head, condition, codes, message):
     with pytest.raises(ValueError, match=message):
         head(condition, codes)
+
+
+def test_no_codes_are_drawn_for_a_condition_that_is_no_number(head):
+    with pytest.raises(ValueError, match="condition holds NaN or infinity"):
+        head.sample(torch.full((2, 3, 3), torch.nan))

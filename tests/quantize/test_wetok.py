@@ -257,6 +257,11 @@ def test_losses_by_hand_and_their_directions():
         (lambda: GenerativeDecoder(nn.Sequential(nn.Conv2d(4, 4, 1, groups=2))), "of one group"),
         (lambda: GenerativeDecoder(decoder(), channels=0), "channels=0 came"),
         (lambda: GenerativeDecoder(decoder(), 2)(torch.zeros(1, 3, 7, 7), torch.zeros(1, 3, 7, 7)), "noise of shape"),
+        (lambda: GenerativeDecoder(decoder(), 2)(torch.full((1, 3, 7, 7), torch.inf)), "z_q holds NaN or infinity"),
+        (
+            lambda: GenerativeDecoder(decoder(), 2)(torch.zeros(1, 3, 7, 7), torch.full((1, 2, 7, 7), torch.nan)),
+            "noise holds NaN or infinity",
+        ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
