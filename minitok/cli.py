@@ -73,6 +73,8 @@ def _add_others(command: Callable[..., argparse.ArgumentParser]) -> None:
         "notebooks", _notebooks, "make notebooks from their sources", "notebooks notebooks/src/00_start"
     )
     notebooks.add_argument("paths", nargs="*", help="sources, notebooks or folders (default: all that changed)")
+    notebooks.add_argument("--jobs", type=int, default=1, metavar="N", help="make so many at a time (default: 1)")
+    notebooks.add_argument("--fresh-kernels", action="store_true", help="start each kernel anew, fork none")
 
     lab = command("lab", _lab, "open the course in JupyterLab, at the tour", "lab --no-browser")
     lab.add_argument("rest", nargs="*", metavar="...", help="whatever follows is passed on to jupyter lab")
@@ -173,9 +175,9 @@ def _data(given: argparse.Namespace) -> None:
 
 
 def _notebooks(given: argparse.Namespace) -> int:
-    from minitok.course import lessons
+    from minitok.course import building
 
-    return 1 if lessons.build_all(given.paths) else 0
+    return 1 if building.build_all(given.paths, given.jobs, given.fresh_kernels) else 0
 
 
 def _lab(given: argparse.Namespace) -> int:

@@ -1,22 +1,18 @@
 """Notebooks from text: notebooks/src/<folder>/<name>.py is edited; notebooks/<folder>/<name>.ipynb is made.
 
-A source is a jupytext py:percent file whose first cell is markdown and starts with `# Title`. The notebook
-is the source with a generated header cell below the title, run top to bottom in a fresh kernel and cleaned,
-so that building it twice gives the same file. `lesson_rules` says what CI demands of the result.
+A source is a jupytext py:percent file whose first cell is markdown and starts with `# Title`. `building` makes
+the notebook from it, with the generated header cell below the title; `rules` says what CI demands of the result.
 """
 
-import base64
 import hashlib
 import math
 import pathlib
 import re
-import sys
 import tomllib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from minitok import files
-from minitok.course import execution
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -34,6 +30,11 @@ def source_of(notebook: pathlib.Path) -> pathlib.Path:
 def notebook_of(source: pathlib.Path) -> pathlib.Path:
     """The notebook that is made from `notebooks/src/<folder>/<name>.py`."""
     return source.parents[2] / source.parent.name / f"{source.stem}.ipynb"
+
+
+def solutions_of(notebook: pathlib.Path) -> pathlib.Path:
+    """The solutions to the exercises of `notebooks/<folder>/<name>.ipynb`, whether they are there or not."""
+    return notebook.parents[1] / "src" / "solutions" / notebook.parent.name / f"{notebook.stem}.py"
 
 
 def source_hash(text: str) -> str:
@@ -77,18 +78,27 @@ def reading_minutes(notebook: "NotebookNode") -> int:
     return math.ceil(sum(map(words, texts)) / 180 + code / 2)
 
 
-def rounded_seconds(measured: float, before: int | None = None) -> int:
-    """The step of `SECONDS` that holds a measured run time; `before` stays unless it is clearly wrong.
+def rounded_seconds(cpu: int | float) -> int:
+    """The step of `SECONDS` that holds a run time, or whole minutes above the last.
 
-    >>> rounded_seconds(8.2), rounded_seconds(10.4), rounded_seconds(10.4, before=10)
-    (10, 15, 10)
+    >>> rounded_seconds(8.2), rounded_seconds(10.4), rounded_seconds(301)
+    (10, 15, 360)
     """
-    if before is not None and before / 3 < measured <= before * 1.2:
+    return next((step for step in SECONDS if cpu <= step), math.ceil(cpu / 60) * 60)
+
+
+def steady(measured: int | float, before: int | float | None) -> int | float:
+    """A measured cost, with one decimal; what was recorded before stays unless it has clearly changed.
+
+    >>> steady(8.24, None), steady(9.6, before=8.2), steady(10.7, before=8.2), steady(5.0, before=8.2)
+    (8.2, 8.2, 10.7, 5.0)
+    """
+    if before is not None and before / 1.4 - 0.3 < measured <= before * 1.25 + 0.3:
         return before
-    return next((step for step in SECONDS if measured <= step), math.ceil(measured / 60) * 60)
+    return round(measured, 1)
 
 
-def _badge(notebook: pathlib.Path) -> str:
+def badge(notebook: pathlib.Path) -> str:
     """The link to Colab, or nothing as long as pyproject.toml names no repository on GitHub."""
     project = tomllib.loads((files.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     repository = project.get("urls", {}).get("Repository", "")
@@ -98,49 +108,25 @@ def _badge(notebook: pathlib.Path) -> str:
     return f" · [Open in Colab]({address}/blob/main/notebooks/{notebook.parent.name}/{notebook.name})"
 
 
-def header(minutes: int, seconds: int, badge: str = "") -> "NotebookNode":
-    """The generated cell below the title."""
+def header(minutes: int, cpu: int | float, badge: str = "") -> "NotebookNode":
+    """The generated cell below the title; `cpu`: the CPU seconds of all cells, of which it tells the next step."""
     from nbformat.v4 import new_markdown_cell
 
     plural = "" if minutes == 1 else "s"
-    text = f"*{minutes} minute{plural} to read, {seconds} seconds to run on a CPU*{badge}"
+    text = f"*{minutes} minute{plural} to read, {rounded_seconds(cpu)} seconds to run on a CPU*{badge}"
     return new_markdown_cell(text, metadata={"tags": ["header"]})
 
 
 def recorded(notebook: pathlib.Path) -> dict[str, Any]:
-    """What the builder noted in a notebook: `source`, `seconds`, `minutes`; empty where there is none."""
+    """What the builder noted in a notebook: `source`, `minutes`, `cpu`, `memory`; empty where there is none."""
     import nbformat
 
     return nbformat.read(notebook, 4).metadata.get("minitok", {}) if notebook.exists() else {}
 
 
-def build(source: pathlib.Path) -> float:
-    """Makes, runs, cleans and writes the notebook of one source; returns the seconds that it took to run.
-
-    Raises `ValueError` or `CellError` as `read_source` and `execution.run` do; the old notebook then stays.
-    """
-    import nbformat
-
-    target, text = notebook_of(source), source.read_text(encoding="utf-8")
-    notebook = read_source(source)
-    minutes = reading_minutes(notebook)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    seconds = execution.run(notebook, target.parent, {"MINITOK_RECORD": "1"}, f"{target.parent.name}/{target.stem}")
-    rounded = rounded_seconds(seconds, recorded(target).get("seconds"))
-    notebook.cells.insert(1, header(minutes, rounded, _badge(target)))
-    execution.clean(notebook, source=source_hash(text), seconds=rounded, minutes=minutes)
-    nbformat.validate(notebook)
-    files.write(target, nbformat.writes(notebook) + "\n")
-    for name, picture in banners(notebook):
-        files.write(target.with_suffix(f".{name}"), picture)
-    return seconds
-
-
-def banners(notebook: "NotebookNode") -> list[tuple[str, bytes]]:
-    """The picture that a cell tagged `banner` shows, as (ending, bytes): it goes beside the notebook."""
-    cells = [cell for cell in notebook.cells if "banner" in cell.metadata.get("tags", [])]
-    data = [output.get("data", {}) for cell in cells for output in cell.outputs]
-    return [(kind[6:], base64.b64decode(held[kind])) for held in data for kind in held if kind.startswith("image/")]
+def label(notebook: pathlib.Path) -> str:
+    """How a notebook is called in messages: its folder and its name."""
+    return f"{notebook.parent.name}/{notebook.stem}"
 
 
 def sources(paths: Iterable[str | pathlib.Path] = ()) -> list[pathlib.Path]:
@@ -164,26 +150,3 @@ def sources(paths: Iterable[str | pathlib.Path] = ()) -> list[pathlib.Path]:
 def is_fresh(source: pathlib.Path) -> bool:
     """Whether the notebook of a source was made from the text that the source holds now."""
     return recorded(notebook_of(source)).get("source") == source_hash(source.read_text(encoding="utf-8"))
-
-
-def build_all(paths: Iterable[str | pathlib.Path] = ()) -> int:
-    """Builds the notebooks that `paths` name, or for no paths those whose source has changed.
-
-    Prints a line for each and returns how many failed. A notebook that fails keeps its old file, and its
-    error is printed.
-    """
-    named = list(paths)
-    chosen = sources(named) if named else [source for source in sources() if not is_fresh(source)]
-    failed = 0
-    for source in chosen:
-        target = notebook_of(source)
-        label = f"{target.parent.name}/{target.name}"
-        try:
-            seconds = build(source)
-            print(f"{seconds:6.1f} s  {target.stat().st_size / 1000:4.0f} kB  {label}", flush=True)
-        except (ValueError, execution.CellError) as error:
-            failed += 1
-            print(f"failed: {label}: {error}", file=sys.stderr, flush=True)
-    if not chosen:
-        print("every notebook is up to date")
-    return failed

@@ -83,6 +83,6 @@ def tour(
         raise FileNotFoundError("the tour's notebook is not here: run it in a clone of the project")
     notebook = lessons.read_source(source)
     folder = lessons.notebook_of(source).parent
-    execution.run(notebook, folder, {"MINITOK_PICTURE": str(path)}, "tour")
+    execution.run(notebook, folder, {"MINITOK_PICTURE": str(path)}, "tour", fresh=True)
     files.write(target, page(notebook))
     return target

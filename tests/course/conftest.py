@@ -5,6 +5,17 @@ import shutil
 import pytest
 
 from minitok import files, papers
+from minitok.course import forks
+
+
+@pytest.fixture(scope="module")
+def cold():
+    """Kernels of this file's tests are forked from a process of its own that has imported nothing beforehand."""
+    with pytest.MonkeyPatch.context() as patch:
+        server = forks.Server(warm=False)
+        patch.setattr(forks, "SERVER", server)
+        yield server
+        server.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 import minitok
 from minitok import cli, files, house, papers
-from minitok.course import bench, catalogue, lessons
+from minitok.course import bench, building, catalogue
 from minitok.course import tour as tours
 
 COMMANDS = ("tour", "papers", "train", "bench", "data", "notebooks", "lab")
@@ -144,9 +144,11 @@ def test_tour_names_the_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 def test_notebooks_that_fail_are_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lessons, "build_all", len)
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(building, "build_all", lambda *given: asked.append(given) or len(given[0]))
     assert cli.main(["notebooks"]) == 0
-    assert cli.main(["notebooks", "a.py", "b.py"]) == 1
+    assert cli.main(["notebooks", "a.py", "b.py", "--jobs", "2", "--fresh-kernels"]) == 1
+    assert asked == [([], 1, False), (["a.py", "b.py"], 2, True)]
 
 
 def test_data_lists_or_fetches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import nbformat
 import pytest
 
-from minitok.course import lessons
+from minitok.course import building, lessons
 from minitok.course.rules import problems
 
 SOURCE = """# %% [markdown]
@@ -38,14 +38,14 @@ print(os.environ["MINITOK_RECORD"], os.path.basename(os.getcwd()), sys.executabl
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def built(tmp_path_factory: pytest.TempPathFactory, cold: object) -> pathlib.Path:
     import sys
 
     source = tmp_path_factory.mktemp("course") / "src" / "00_start" / "01_doubling.py"
     source.parent.mkdir(parents=True)
     source.write_text(SOURCE.replace("PYTHON", repr(sys.executable)), encoding="utf-8")
     (source.parents[2] / "00_start").mkdir()
-    lessons.build(source)
+    building.build(source)
     return lessons.notebook_of(source)
 
 
@@ -67,16 +67,20 @@ def edited(path: pathlib.Path, edit: Callable[[nbformat.NotebookNode], object]) 
 
 def test_a_built_notebook_is_good_and_ran_as_promised(built: pathlib.Path) -> None:
     notebook = nbformat.read(built, 4)
+    facts = notebook.metadata.minitok
     assert problems(built) == []
     assert notebook.cells[-1].outputs[0].text == "1 00_start True\n"
     assert notebook.cells[2].outputs[0].text == "step 2"
-    assert notebook.cells[1].source == "*2 minutes to read, 5 seconds to run on a CPU*"
-    assert notebook.metadata.minitok.minutes == 2
+    assert notebook.cells[1] == lessons.header(2, facts.cpu) | {"id": notebook.cells[1].id}
+    assert set(facts) == {"source", "minutes", "cpu", "memory"}
+    assert facts.minutes == 2
+    assert 0 < facts.cpu < 60
+    assert facts.memory > 50
 
 
 def test_nothing_of_the_run_is_kept_that_differs_the_next_time(built: pathlib.Path) -> None:
     text = built.read_text(encoding="utf-8")
-    lessons.build(lessons.source_of(built))
+    building.build(lessons.source_of(built))
     assert built.read_text(encoding="utf-8") == text
     assert "widget-view" not in text
     assert set(json.loads(text)["metadata"]) == {"kernelspec", "language_info", "minitok"}
@@ -88,11 +92,43 @@ def test_a_failing_cell_is_named_and_the_old_notebook_stays(
     source, before = lessons.source_of(copy), copy.read_bytes()
     source.write_text("# %% [markdown]\n# # Bad\n\n# %%\n1 + 1\n\n# %%\n1 / 0\n")
     monkeypatch.setattr(lessons, "SOURCES", source.parents[1])
-    assert lessons.build_all() == 1
+    assert building.build_all() == 1
     told = capsys.readouterr().err
     assert "cell 3" in told
     assert "ZeroDivisionError: division by zero" in told
     assert copy.read_bytes() == before
+
+
+def test_several_are_made_at_once_those_that_changed_first_and_then_the_longest(
+    copy: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = lessons.source_of(copy)
+    monkeypatch.setattr(lessons, "SOURCES", source.parents[1])
+    for number, cpu, text in ((2, 3.0, ""), (3, 9.0, ""), (4, 1.0, "changed")):
+        other = source.with_name(f"{number:02}_other.py")
+        other.write_text(source.read_text() + text)
+        book = nbformat.read(copy, 4)
+        book.metadata.minitok.update(cpu=cpu, source=lessons.source_hash(source.read_text()))
+        nbformat.write(book, lessons.notebook_of(other))
+    made: list[tuple[str, bool]] = []
+    cost = building.execution.Cost(1.0, 2.0, 3.0)
+    monkeypatch.setattr(building, "build", lambda path, fresh, quiet: made.append((path.stem, quiet)) or cost)
+    assert building.build_all([source.parent], jobs=1) == 0
+    assert made == [("04_other", False), ("03_other", False), ("02_other", False), ("01_doubling", False)]
+    made.clear()
+    assert building.build_all([source.parent], jobs=3) == 0
+    assert sorted(made) == sorted((path.stem, True) for path in lessons.sources())
+    assert "   1.0 +  3.0 CPU s      2 MB" in capsys.readouterr().out
+
+
+def test_an_exercise_that_is_not_sound_fails_its_notebook(
+    copy: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = lessons.source_of(copy)
+    source.write_text("# %% [markdown]\n# # Bad\n\n# %%\ndef f():\n    pass\n\n\ncheck_1 = str\ncheck_1(f)\n")
+    monkeypatch.setattr(lessons, "SOURCES", source.parents[1])
+    assert building.build_all() == 1
+    assert "its exercises have no file of solutions" in capsys.readouterr().err
 
 
 def test_a_source_without_a_title_is_refused(tmp_path: pathlib.Path) -> None:
@@ -107,7 +143,7 @@ def test_only_changed_sources_are_built_when_none_are_named(
 ) -> None:
     source = lessons.source_of(copy)
     monkeypatch.setattr(lessons, "SOURCES", source.parents[1])
-    assert lessons.build_all() == 0
+    assert building.build_all() == 0
     assert "up to date" in capsys.readouterr().out
     source.write_text(source.read_text() + "\n# %%\n2 + 2\n")
     assert not lessons.is_fresh(source)
@@ -164,14 +200,10 @@ def test_a_notebook_without_a_source_is_found(copy: pathlib.Path) -> None:
     assert problems(copy) == ["has no source 00_start/01_doubling.py"]
 
 
-def test_the_run_time_moves_only_when_it_clearly_changed() -> None:
-    assert [lessons.rounded_seconds(seconds, before=15) for seconds in (4.9, 5.1, 17.9, 18.1)] == [
-        5,
-        15,
-        15,
-        30,
-    ]
-    assert lessons.rounded_seconds(301.0) == 360
+def test_a_recorded_cost_moves_only_when_it_clearly_changed() -> None:
+    costs = [lessons.steady(cpu, before=8.0) for cpu in (5.4, 5.5, 10.3, 10.4)]
+    assert costs == [5.4, 8.0, 8.0, 10.4]
+    assert lessons.header(1, 301.0).source == "*1 minute to read, 360 seconds to run on a CPU*"
 
 
 def test_the_header_links_to_colab_once_the_repository_is_known(
@@ -180,7 +212,7 @@ def test_the_header_links_to_colab_once_the_repository_is_known(
     address = "https://github.com/owner/name"
     (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "x"\n[project.urls]\nRepository = "{address}"\n')
     monkeypatch.setattr(lessons.files, "ROOT", tmp_path)
-    badge = lessons._badge(pathlib.Path("notebooks/01_quantize/01_vq.ipynb"))
+    badge = lessons.badge(pathlib.Path("notebooks/01_quantize/01_vq.ipynb"))
     base = "https://colab.research.google.com/github/owner/name/blob/main"
     assert badge == f" · [Open in Colab]({base}/notebooks/01_quantize/01_vq.ipynb)"
     assert lessons.header(1, 5, badge).source == f"*1 minute to read, 5 seconds to run on a CPU*{badge}"
