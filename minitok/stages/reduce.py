@@ -115,8 +115,8 @@ class Stage:
         signals = {name: signal for name, signal in signals_of(self.vit, n).items() if name in asked}
         return metrics.flops(partial(method, **signals), x, k)
 
-    def seen(self, photo: int, layer: int = LAYER) -> dict[str, Tensor]:
-        """What a layer knows of a photograph's patches: `x` (1, 256, 192), and the signals of `reduce.offered`."""
+    def seen(self, photo: int | slice, layer: int = LAYER) -> dict[str, Tensor]:
+        """What a layer knows of photographs' patches: `x` (b, 256, 192), and the signals of `reduce.offered`."""
         found: dict[str, Tensor] = {}
 
         def look(seen: Any) -> None:
@@ -124,7 +124,7 @@ class Stage:
                 found.update(x=seen.hidden[:, 1:], **offered(seen))
 
         with torch.no_grad():
-            self.vit(self.images[photo : photo + 1], look)
+            self.vit(self.images[photo : photo + 1] if isinstance(photo, int) else self.images[photo], look)
         return found
 
 
