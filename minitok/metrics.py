@@ -5,13 +5,17 @@ whole set has (accuracy, perplexity, Frechet distance) comes back as a float.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from minitok.checks import check_finite, check_logits
+from minitok.counting import bytes_held, flops, parameters
+
+__all__ = ["accuracy", "bits_per_code", "bytes_held", "codebook_use", "difference", "entropy_bits", "flops"]
+__all__ += ["frechet_distance", "parameters", "perplexity", "psnr", "ssim"]
 
 
 def psnr(x: Float[Tensor, "b ..."], y: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
@@ -24,7 +28,7 @@ def psnr(x: Float[Tensor, "b ..."], y: Float[Tensor, "b ..."]) -> Float[Tensor, 
     error is lower. Values are in [0, 1]. Nothing is clamped: identical images give `inf`, and so does the
     mean of a set that holds such a pair.
     """
-    _same_shape(x, y)
+    _check_images(x, y)
     return -10 * (x.float() - y.float()).square().flatten(1).mean(1).log10()
 
 
@@ -32,9 +36,10 @@ def ssim(x: Float[Tensor, "b c H W"], y: Float[Tensor, "b c _ _"]) -> Float[Tens
     """Structural similarity of pairs of images, values in [0, 1]: 1 if identical, about 0 if unrelated.
 
     The settings of Wang et al. (2004): Gaussian window 11x11 with sigma 1.5, K1 = 0.01, K2 = 0.03; the mean
-    is over the channels and over the windows that lie wholly inside the image.
+    is over the channels and over the windows that lie wholly inside the image. Raises `ValueError` for images
+    smaller than a window or with values that are not finite.
     """
-    _same_shape(x, y)
+    _check_images(x, y)
     b, c, h, w = x.shape
     if min(h, w) < 11:
         raise ValueError(f"x is {h}x{w}: SSIM needs images of at least 11x11")
@@ -46,8 +51,11 @@ def ssim(x: Float[Tensor, "b c H W"], y: Float[Tensor, "b c _ _"]) -> Float[Tens
 
     x, y = x.float().reshape(b * c, 1, h, w), y.float().reshape(b * c, 1, h, w)
     mean_x, mean_y = blur(x), blur(y)
-    variances = blur(x * x) - mean_x**2 + blur(y * y) - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
+    # E x^2 - (E x)^2 loses the digits of a bright, even image: spreads are taken around each image's own mean.
+    u, v = x - x.mean((2, 3), keepdim=True), y - y.mean((2, 3), keepdim=True)
+    mean_u, mean_v = blur(u), blur(v)
+    variances = blur(u * u) - mean_u**2 + blur(v * v) - mean_v**2
+    covariance = blur(u * v) - mean_u * mean_v
     luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
     return (luminance * (2 * covariance + 0.03**2) / (variances + 0.03**2)).view(b, -1).mean(1)
 
@@ -58,7 +66,8 @@ def frechet_distance(a: Float[Tensor, "n c"], b: Float[Tensor, "m c"]) -> float:
     >>> frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [5.0]]))
     9.0
 
-    A and B are the unbiased covariances, in float64. This is no FID: FID is this distance on the features of
+    A and B are the unbiased covariances, in float64, and never written out: their roots come from the centred
+    features, so that near sets far from zero keep their digits. This is no FID: FID is this distance on the features of
     one Inception network, so name the features (and their layer) beside every value. Small sets give too high
     a value: compare only values from equal numbers of samples.
     """
@@ -68,12 +77,11 @@ def frechet_distance(a: Float[Tensor, "n c"], b: Float[Tensor, "m c"]) -> float:
             raise ValueError(f"{name} holds {len(features)} samples: a covariance needs at least 2")
         if not features.isfinite().all():
             raise ValueError(f"{name} holds values that are not finite")
-    (mean_a, cov_a), (mean_b, cov_b) = [(f.mean(0), torch.cov(f.T).reshape(f.shape[1], -1)) for f in sets.values()]
-    values, vectors = torch.linalg.eigh(cov_a)
-    root_a = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    # A B and its symmetric form sqrt(A) B sqrt(A) share their eigenvalues; rounding alone makes one negative.
-    overlap = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
-    return float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap)
+    (mean_a, root_a), (mean_b, root_b) = [(f.mean(0), _root(f - f.mean(0))) for f in sets.values()]
+    # The roots of the eigenvalues of A B = R'R S'S are the singular values of R S'.
+    overlap = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    spread = root_a.square().sum() + root_b.square().sum() - 2 * overlap
+    return float((mean_a - mean_b).square().sum() + spread.clamp(min=0))  # a distance: rounding alone is below 0
 
 
 def accuracy(logits: Float[Tensor, "*b v"], labels: Int[Tensor, "*b"]) -> float:
@@ -83,6 +91,7 @@ def accuracy(logits: Float[Tensor, "*b v"], labels: Int[Tensor, "*b"]) -> float:
     0.5
     """
     _in_range("labels", labels, logits.shape[-1])
+    check_logits("logits", logits)
     return (logits.argmax(-1) == labels).double().mean().item()
 
 
@@ -123,44 +132,14 @@ def bits_per_code(logits: Float[Tensor, "*b v"], codes: Int[Tensor, "*b"]) -> fl
     4.0
     """
     _in_range("codes", codes, logits.shape[-1])
+    check_logits("logits", logits)
     surprise = -logits.double().log_softmax(-1).gather(-1, codes.long()[..., None])
     return surprise.mean().item() / math.log(2)
 
 
-def flops(function: Callable[..., Any], *args: Any) -> int:
-    """Floating-point operations of `function(*args)` in matrix products, convolutions and attention.
-
-    >>> flops(torch.matmul, torch.zeros(2, 3), torch.zeros(3, 5))
-    60
-
-    A multiply-add counts 2; elementwise operations, norms and look-ups count nothing. A backward pass inside
-    `function` is counted too.
-    """
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    # The counter takes the CPU's fused attention for nothing; of plain attention it sees both products.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        function(*args)
-    return counter.get_total_flops()
-
-
-def parameters(module: nn.Module) -> int:
-    """The number of trainable and frozen parameters; a parameter that two layers share counts once.
-
-    >>> parameters(nn.Linear(3, 5))
-    20
-    """
-    return sum(p.numel() for p in module.parameters())
-
-
-def bytes_held(*tensors: Tensor) -> int:
-    """The bytes that the elements of the tensors take, each in its own dtype.
-
-    >>> bytes_held(torch.zeros(2, 3), torch.zeros(4, dtype=torch.float16))
-    32
-    """
-    return sum(t.numel() * t.element_size() for t in tensors)
+def _root(centred: Float[Tensor, "n c"]) -> Float[Tensor, "r c"]:
+    """R with R'R the covariance of centred features."""
+    return torch.linalg.qr(centred, mode="r").R / (len(centred) - 1) ** 0.5
 
 
 def _histogram(codes: Int[Tensor, "..."], K: int) -> Float[Tensor, "K"]:
@@ -189,6 +168,12 @@ def difference(a: Tensor, b: Tensor) -> float:
     wide = torch.float64 if not (a.is_complex() or b.is_complex()) else torch.complex128
     apart = (a.to(wide) - b.to(wide)).abs().masked_fill(a == b, 0).nan_to_num(math.inf, math.inf)
     return float(apart.max()) if apart.numel() else 0.0
+
+
+def _check_images(x: Tensor, y: Tensor) -> None:
+    _same_shape(x, y)
+    check_finite("x", x)
+    check_finite("y", y)
 
 
 def _same_shape(x: Tensor, y: Tensor) -> None:

@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
-from minitok import metrics
+from minitok import counting, metrics
 
 
 def pairs(seed=0, channels=3, size=(40, 33), noise=0.1):
@@ -53,6 +54,28 @@ def test_ssim_of_an_image_with_itself_is_1_and_with_its_negative_less_than_0():
     assert (metrics.ssim(x, 1 - x) < 0).all()
 
 
+@pytest.mark.parametrize("level", [0.02, 0.98])
+def test_ssim_keeps_the_digits_of_even_images(level):
+    x, y = (level + 0.004 * (image - 0.5) for image in pairs(noise=0.5))
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
+    found = [
+        structural_similarity(*pair, channel_axis=0, **settings)
+        for pair in zip(x.double().numpy(), y.double().numpy(), strict=True)
+    ]
+    torch.testing.assert_close(metrics.ssim(x, y).double(), torch.tensor(found), rtol=0, atol=3e-7)
+
+
+@pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_images_with_values_that_are_not_finite_are_refused(metric, bad):
+    x, y = pairs()
+    y[1, 0, 3, 3] = bad
+    with pytest.raises(ValueError, match="y holds NaN or infinity"):
+        metric(x, y)
+    with pytest.raises(ValueError, match="x holds NaN or infinity"):
+        metric(y, x)
+
+
 @pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim])
 def test_images_of_different_shapes_are_refused(metric):
     with pytest.raises(ValueError, match=r"y has shape \(2, 3, 16, 1\).*\(2, 3, 16, 16\)"):
@@ -93,6 +116,17 @@ def test_frechet_distance_is_0_to_itself_symmetric_and_works_with_fewer_samples_
     assert math.isclose(metrics.frechet_distance(a, a + 2), 4 * 20, rel_tol=1e-4)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e4, 1e7])
+@pytest.mark.parametrize("n", [12, 200])
+def test_frechet_distance_keeps_its_digits_far_from_zero_and_with_few_samples(offset, n):
+    a, b = features(n, 20, 4).double(), features(2 * n, 20, 5).double()
+    near = metrics.frechet_distance(a, b)
+    assert math.isclose(metrics.frechet_distance(a + offset, b + offset), near, rel_tol=1e-7)
+    assert 0 <= metrics.frechet_distance(a + offset, a + offset) < 1e-9 * near
+    turned = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64)).Q
+    assert math.isclose(metrics.frechet_distance(a @ turned, b @ turned), near, rel_tol=1e-9)
+
+
 def test_frechet_distance_refuses_what_has_no_covariance():
     good = torch.zeros(5, 3)
     with pytest.raises(ValueError, match="b holds 1 sample"):
@@ -107,6 +141,15 @@ def test_accuracy_counts_right_labels_over_all_leading_axes():
     assert metrics.accuracy(logits, torch.tensor([[0, 1], [0, 1]])) == 0.0
     with pytest.raises(ValueError, match="labels run from 0 to 3, expected 0 to 2"):
         metrics.accuracy(logits, torch.tensor([[0, 1], [2, 3]]))
+
+
+@pytest.mark.parametrize("measure", [metrics.accuracy, metrics.bits_per_code])
+def test_logits_that_are_no_numbers_are_refused(measure):
+    labels, ruled_out = torch.tensor([0, 1]), torch.tensor([[1.0, -math.inf], [0.0, 2.0]])
+    assert math.isfinite(measure(ruled_out, labels))
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="logits holds NaN"):
+            measure(torch.tensor([[1.0, 0.0], [bad, 2.0]]), labels)
 
 
 def test_code_statistics_are_those_of_a_plain_loop():
@@ -164,6 +207,22 @@ def test_flops_count_a_backward_pass_inside_the_function():
     layer = nn.Linear(6, 10, bias=False)
     x = torch.zeros(4, 6, requires_grad=True)
     assert metrics.flops(lambda: layer(x).sum().backward()) == 3 * metrics.flops(layer, x)
+
+
+def test_flops_without_gradients_count_the_products_that_layers_are_made_of():
+    attention, q, layer = nn.functional.scaled_dot_product_attention, torch.zeros(1, 2, 5, 4), nn.Linear(6, 10)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert metrics.flops(layer, torch.zeros(3, 6)) == 2 * 3 * 6 * 10
+            assert metrics.flops(attention, q, q, q) == 2 * 2 * 2 * 5 * 5 * 4
+            assert metrics.flops(torch.bmm, q[0], q[0].mT) == 2 * 2 * 5 * 5 * 4
+
+
+def test_the_counter_is_not_wrapped_in_what_imports_the_compiler():
+    function = inspect.unwrap(
+        counting.Counter.__torch_dispatch__, stop=lambda f: f.__globals__["__name__"] == "torch._compile"
+    )
+    assert function.__globals__["__name__"] == "minitok.counting"
 
 
 def test_parameters_counts_shared_and_frozen_ones_once():
