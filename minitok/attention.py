@@ -140,15 +140,26 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=self.heads != self.kv_heads)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
+    def weights(
+        self,
+        x: Float[Tensor, "b n c"],
+        positions: Float[Tensor, "#b n *axes"],
+        keys: Float[Tensor, "b g n d"],
+        seen: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "b h n n"]:
+        """The attention weights, which the fused kernel of `forward` never writes out; their softmax is in float32."""
+        q = self.split(self.query(x), positions) / self.d**0.5
+        logits = (q @ keys.repeat_interleave(self.heads // self.kv_heads, dim=1).transpose(2, 3)).float()
+        if seen is not None:
+            logits = logits.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else logits + seen
+        return logits.softmax(-1).to(q.dtype)
+
     def map(
         self,
         x: Float[Tensor, "b n c"],
         positions: Float[Tensor, "#b n *axes"],
         seen: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
     ) -> tuple[Float[Tensor, "b h n n"], Float[Tensor, "b g n d"]]:
-        """The attention weights, which the fused kernel of `forward` never writes out, and the keys."""
-        q, k = self.split(self.query(x), positions), self.split(self.key(x), positions)
-        logits = q @ k.repeat_interleave(self.heads // self.kv_heads, dim=1).transpose(2, 3) / self.d**0.5
-        if seen is not None:
-            logits = logits.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else logits + seen
-        return logits.softmax(-1), k
+        """The attention weights and the keys."""
+        keys = self.split(self.key(x), positions)
+        return self.weights(x, positions, keys, seen), keys

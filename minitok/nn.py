@@ -1,9 +1,9 @@
 """The network parts that every house model is made of: norms, a Transformer block, and one Transformer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple, Protocol, cast
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,33 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minitok.attention import Attention, Cache, visible
+from minitok.checks import whole
+from minitok.norms import LayerNorm, RMSNorm
 
 __all__ = ["MLP", "Attention", "Block", "Cache", "Layer", "LayerNorm", "RMSNorm", "Shape", "Transformer"]
-
-
-class RMSNorm(nn.Module):
-    """Divides each token by its root mean square over the channels, then scales. Source: arXiv 1910.07467."""
-
-    def __init__(self, width: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.scale, self.eps = nn.Parameter(torch.ones(width)), eps
-
-    def forward(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... c"]:
-        square = x.float().pow(2).mean(-1, keepdim=True)
-        return (x * (square + self.eps).rsqrt()).to(x.dtype) * self.scale
-
-
-class LayerNorm(nn.Module):
-    """Removes each token's mean, divides by its standard deviation, scales and shifts. Source: arXiv 1607.06450."""
-
-    def __init__(self, width: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
-        self.eps = eps
-
-    def forward(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... c"]:
-        variance, mean = torch.var_mean(x.float(), dim=-1, correction=0, keepdim=True)
-        return ((x - mean) * (variance + self.eps).rsqrt()).to(x.dtype) * self.scale + self.shift
 
 
 class MLP(nn.Module):
@@ -67,6 +44,12 @@ class Shape:
     condition: int = 0
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name, low in (("width", 1), ("layers", 0), ("heads", 1), ("condition", 0)):
+            object.__setattr__(self, name, whole(name, getattr(self, name), low))
+        if not (0 < self.base < torch.inf and 0 <= self.dropout < 1):
+            raise ValueError(f"base={self.base} and dropout={self.dropout} came, expected above 0, and 0 to below 1")
+
 
 class Reduces(Protocol):
     """What `on_layer` may return: a map from n tokens to k, `y = M x`, and the sizes of the k tokens."""
@@ -76,14 +59,23 @@ class Reduces(Protocol):
     def sizes(self, size: Tensor) -> Tensor: ...
 
 
-class Layer(NamedTuple):
-    """What `on_layer` sees, between a layer's attention and its feed-forward part."""
+@dataclass(eq=False)
+class Layer:
+    """What `on_layer` sees, between a layer's attention and its feed-forward part.
+
+    Sizes are in float32 or finer: half precision cannot count beyond 256 (bfloat16) or 2,048 tokens.
+    """
 
     index: int
     hidden: Float[Tensor, "b n c"]
-    attention: Float[Tensor, "b h n n"]
     keys: Float[Tensor, "b g n d"]
     size: Float[Tensor, "b n"]
+    write_out: Callable[[], Tensor] = field(repr=False)
+
+    @cached_property
+    def attention(self) -> Float[Tensor, "b h n n"]:
+        """What each token pays to each, written out when it is first asked for: the costly part of looking."""
+        return self.write_out()
 
 
 class Block(nn.Module):
@@ -176,23 +168,30 @@ class Transformer(nn.Module):
         return self.norm(x if prefix is None else x[:, prefix.shape[1] :])
 
     def reduced(self, x: Tensor, mask: str, positions: Tensor, condition: Tensor | None, on_layer: Callable) -> Tensor:
-        """The layers with `on_layer` called in each: the slower way, since attention maps are written out."""
-        size, positions = x.new_ones(x.shape[:2]), positions.expand(x.shape[0], *positions.shape[1:])
+        """The layers with `on_layer` called in each."""
+        size = torch.ones(x.shape[:2], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        positions, merged = positions.expand(x.shape[0], *positions.shape[1:]), False
         for i, block in enumerate(cast("list[Block]", self.blocks)):
-            bias, at = size.log()[:, None, None, :], positions
+            at, held = positions, {}
             seen = visible(mask, x.shape[1], x.shape[1], x.device)
-            bias = bias if seen is None else bias.masked_fill(~seen, -torch.inf)
+            if merged:  # until then all sizes are 1, whose logarithms are 0
+                bias = size.log().to(x.dtype)[:, None, None, :]
+                seen = bias if seen is None else bias.masked_fill(~seen, -torch.inf)
 
-            def between(x: Tensor, normed: Tensor, i=i, block=block, bias=bias, at=at) -> Tensor:
-                nonlocal size, positions
-                weights, keys = block.attention.map(normed, at, bias)
-                reduction = on_layer(Layer(i, x, weights, keys, size))
+            def hold(keys: Tensor, values: Tensor, held=held) -> tuple[Tensor, Tensor]:
+                held["keys"] = keys
+                return keys, values
+
+            def between(x: Tensor, normed: Tensor, i=i, block=block, seen=seen, at=at, held=held) -> Tensor:
+                nonlocal size, positions, merged
+                look = partial(block.attention.weights, normed, at, held["keys"], seen)
+                reduction = on_layer(Layer(i, x, held["keys"], size, look))
                 if reduction is None:
                     return x
                 axes = at if at.dim() == 3 else at[..., None]
                 positions = reduction.apply(axes).reshape(len(x), -1, *at.shape[2:])
-                size = reduction.sizes(size)
+                size, merged = reduction.sizes(size), True
                 return reduction.apply(x)
 
-            x = block(x, at, bias, condition, None, between)
+            x = block(x, at, seen, condition, hold, between)
         return x

@@ -1,4 +1,4 @@
-"""What reductions stand on: checks, which raise a `ValueError` that says what came, and sums in float32."""
+"""What reductions stand on: checks, which raise a `ValueError` that says what came, sums in float32, and places."""
 
 import torch
 from torch import Tensor
@@ -68,3 +68,9 @@ def product(matrix: Tensor, x: Tensor) -> Tensor:
     """`matrix @ x` in float32 or finer, in the type of x."""
     wide = precise(x)
     return (matrix.to(wide.dtype) @ wide).to(x.dtype)
+
+
+def around(inner: Tensor, n: int, before: int, after: int) -> Tensor:
+    """Whole numbers (b, any) that speak of n places, set between those of `before` and `after` places beside them."""
+    places = torch.arange(before + n + after, device=inner.device).expand(len(inner), -1)
+    return torch.cat([places[:, :before], inner, places[:, before + n :]], dim=1)

@@ -7,14 +7,14 @@ method what it asks for.
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minitok.metrics import flops
 from minitok.nn import Block, Layer, Transformer
 from minitok.reduce._checks import check_budget, check_signal, check_tokens, precise
 from minitok.reduce._reduction import Blended, Kept, Merged, Reduction
@@ -81,18 +81,22 @@ def repeated(
     return Reduction.merge(assignment, k, precise(size))
 
 
-def offered(layer: Layer, first: int = 1) -> dict[str, Tensor]:
+SIGNALS: dict[str, Callable[[Layer, int], Tensor]] = {
+    "keys": lambda layer, first: layer.keys[:, :, first:],
+    "attention": lambda layer, first: layer.attention[:, :, first:, first:],
+    "cls_attention": lambda layer, first: layer.attention[:, :, 0, first:],
+    "size": lambda layer, first: layer.size[:, first:],
+}
+
+
+def offered(layer: Layer, first: int = 1, asked: Collection[str] = tuple(SIGNALS)) -> dict[str, Tensor]:
     """What a layer can tell of its tokens from number `first` on, by the names under which methods ask for it.
 
     `keys` (b g n d); `attention` (b h n n), what each pays to each, without what went to the first tokens, so its rows
-    add up to less than 1; `cls_attention` (b h n), what token 0 pays to each; `size` (b n).
+    add up to less than 1; `cls_attention` (b h n), what token 0 pays to each; `size` (b n). Only what is `asked` for is
+    looked at: a layer writes its attention out when it must.
     """
-    return {
-        "keys": layer.keys[:, :, first:],
-        "attention": layer.attention[:, :, first:, first:],
-        "cls_attention": layer.attention[:, :, 0, first:],
-        "size": layer.size[:, first:],
-    }
+    return {name: look(layer, first) for name, look in SIGNALS.items() if name in asked}
 
 
 def spread(
@@ -108,8 +112,7 @@ def spread(
     def on_layer(layer: Layer) -> Reduction | None:
         if layer.index not in schedule:
             return None
-        signals = {name: signal for name, signal in offered(layer, first).items() if name in asked}
-        return method(layer.hidden[:, first:], schedule[layer.index], **signals).beside(first)
+        return method(layer.hidden[:, first:], schedule[layer.index], **offered(layer, first, asked)).beside(first)
 
     return on_layer
 
@@ -139,7 +142,7 @@ def resume(
 
     def logits(on_layer: Callable[[Layer], Reduction | None]) -> Float[Tensor, "b classes"]:
         def shifted(seen: Layer) -> Reduction | None:
-            return on_layer(seen._replace(index=seen.index + layer))
+            return on_layer(replace(seen, index=seen.index + layer))
 
         # Attention maps of many images at once would fill the memory.
         return torch.cat([vit.head(rest(part, "full", on_layer=shifted)[:, 0]) for part in x.split(32)])
@@ -162,13 +165,12 @@ def cost(body: Transformer, schedule: Mapping[int, int], n: int, first: int = 1)
 
     What the method itself computes is not in it: `metrics.flops` of the method gives that.
     """
-    block, width = cast("Block", body.blocks[0]), body.shape.width
-    one, two = (flops(block.attention, torch.zeros(1, m, width), torch.zeros(1, m)) for m in (1, 2))
-    each, total = flops(block.mlp, torch.zeros(1, 1, width)), 0
+    block, c = cast("Block", body.blocks[0]), body.shape.width
+    linear = 2 * c * (2 * c + 2 * block.attention.kv_heads * block.attention.d)  # queries and out; keys and values
+    each, total = 6 * c * block.mlp.out.in_features, 0
     for i in range(len(body.blocks)):
-        # Attention costs a m + b m^2 for m tokens; the counts for one and two of them give a and b.
         m = first + n
-        total += (4 * one - two) * m // 2 + (two - 2 * one) * m * m // 2
+        total += linear * m + 4 * c * m * m  # the weights, and the sums that they make
         n = schedule.get(i, n)
         total += each * (first + n)
     return total

@@ -2,7 +2,6 @@
 
 It is a matrix M (k, n) whose rows sum to 1, and the new tokens are `y = M x`. Pruning picks rows of x, merging averages
 them, blending mixes them; `Reduction.keep`, `.merge` and `.blend` hold each in its cheapest form.
-
 The way back asks which share of token i went into output j. That is C: M with each column divided by its sum (the
 column of a dropped token stays zero). `restore(y)` is `C^T y`: a merged token gets its cluster's value, a dropped one
 zeros. `sizes(s)` is `C s`: what was not dropped is neither lost nor counted twice.
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minitok.reduce._checks import check_rows, check_signal, check_weights, check_whole, precise, product
+from minitok.reduce._checks import around, check_rows, check_signal, check_weights, check_whole, precise, product
 
 
 class Reduction(ABC):
@@ -41,8 +40,6 @@ class Reduction(ABC):
         """Output j is the mean of the tokens assigned to j, weighed by `weights` (default: alike); -1 drops a token.
 
         >>> x, assignment = torch.tensor([[[1.0], [5.0], [9.0]]]), torch.tensor([[0, 0, 1]])
-        >>> Reduction.merge(assignment, k=2).apply(x).flatten().tolist()
-        [3.0, 9.0]
         >>> Reduction.merge(assignment, k=2, weights=torch.tensor([[3.0, 1.0, 1.0]])).apply(x).flatten().tolist()
         [2.0, 9.0]
 
@@ -99,8 +96,7 @@ class Reduction(ABC):
 
     def shares(self) -> Float[Tensor, "b k n"]:
         """C: of each token, the share that went into each output."""
-        matrix = self.matrix()
-        return (matrix / matrix.sum(1, keepdim=True)).nan_to_num(0.0)
+        return ((matrix := self.matrix()) / matrix.sum(1, keepdim=True)).nan_to_num(0.0)
 
     @property
     def order(self) -> Int[Tensor, "b k"]:
@@ -126,14 +122,20 @@ class Kept(Reduction):
         check_rows("x", x, (len(self.indices), self.tokens))
         return x.gather(1, self.indices[..., None].expand(-1, -1, x.shape[2]))
 
+    def restore(self, y: Float[Tensor, "b k c"]) -> Float[Tensor, "b n c"]:
+        check_rows("y", y, self.shape[:2])
+        return y.new_zeros(len(y), self.tokens, y.shape[2]).scatter(1, self.indices[..., None].expand_as(y), y)
+
+    def sizes(self, size: Float[Tensor, "b n"]) -> Float[Tensor, "b k"]:
+        check_rows("size", size[..., None], (len(self.indices), self.tokens))
+        return size.gather(1, self.indices)
+
     @property
     def order(self) -> Int[Tensor, "b k"]:
         return self.indices
 
     def beside(self, before: int = 1, after: int = 0) -> "Kept":
-        whole = torch.arange(before + self.tokens + after, device=self.indices.device).expand(len(self.indices), -1)
-        parts = whole[:, :before], self.indices + before, whole[:, before + self.tokens :]
-        return Kept(torch.cat(parts, dim=1), whole.shape[1])
+        return Kept(around(self.indices + before, self.tokens, before, after), before + self.tokens + after)
 
 
 @dataclass(frozen=True)
@@ -173,9 +175,8 @@ class Merged(Reduction):
 
     def beside(self, before: int = 1, after: int = 0) -> "Merged":
         inner = torch.where(self.assignment < 0, -1, self.assignment + before)
-        whole = torch.arange(before + self.outputs + after, device=inner.device).expand(len(inner), -1)
-        assignment = torch.cat([whole[:, :before], inner, whole[:, before + self.outputs :]], dim=1)
-        return Merged(assignment, whole.shape[1], F.pad(self.weights, (before, after), value=1.0))
+        assignment = around(inner, self.outputs, before, after)
+        return Merged(assignment, before + self.outputs + after, F.pad(self.weights, (before, after), value=1.0))
 
 
 @dataclass(frozen=True)

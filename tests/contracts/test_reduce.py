@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from minitok import papers
+from minitok.attention import Attention
+from minitok.metrics import flops
 from minitok.nn import Shape, Transformer
 from minitok.reduce import _common
 from minitok.reduce._common import Kept, Reduction, ascending, check_signal, cost, even, highest, once, resume, spread
@@ -468,6 +470,33 @@ def test_the_cost_is_that_of_the_tokens_in_each_layer(network):
     assert cost(network, {}, n=12) == 4 * layer(13, 13)
     assert cost(network, {1: 6, 2: 3}, n=12) == layer(13, 13) + layer(13, 7) + layer(7, 4) + layer(4, 4)
     assert cost(network, {0: 6}, n=12, first=2) == layer(14, 8) + 3 * layer(8, 8)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"kv_heads": 1, "hidden": 40}, {"width": 12, "heads": 3, "pairing": "half"}])
+@pytest.mark.parametrize("schedule", [{}, {0: 5, 2: 3}])
+def test_the_cost_is_what_is_counted_while_it_runs(sizes, schedule):
+    body = Transformer(Shape(**{"width": 8, "layers": 4, "heads": 2} | sizes))
+    method = spread(schedule, lambda x, k: Reduction.keep(torch.arange(k)[None], x.shape[1]))
+    counted = flops(lambda: body(torch.zeros(1, 13, body.shape.width), "full", on_layer=method))
+    turning = counted - flops(lambda: body(torch.zeros(1, 13, body.shape.width), "full")) if not schedule else 0
+    assert turning == 0  # looking costs nothing, as nobody writes attention out
+    assert cost(body, schedule, n=12) == counted
+
+
+def test_a_layer_writes_its_attention_out_only_for_methods_that_ask(network, monkeypatch):
+    calls, weights = [], Attention.weights
+    monkeypatch.setattr(Attention, "weights", lambda *given: calls.append(1) or weights(*given))
+    x = torch.randn(1, 13, 8)
+    network(x, "full", on_layer=once(1, 5, lambda x, k, *, keys, size: first_ones(x, k)))
+    assert calls == []
+    network(x, "full", on_layer=once(1, 5, lambda x, k, *, cls_attention: first_ones(x, k)))
+    assert calls == [1]
+
+
+def test_a_value_that_is_no_number_goes_back_to_its_own_place_only():
+    kept, y = Reduction.keep(torch.tensor([[2, 0]]), 4), torch.tensor([[[torch.nan], [5.0]]])
+    assert kept.restore(y)[0, [0, 1, 3], 0].tolist() == [5.0, 0.0, 0.0]
+    assert kept.sizes(torch.tensor([[1.0, torch.inf, 3.0, 4.0]])).tolist() == [[3.0, 1.0]]
 
 
 def test_the_common_part_offers_what_methods_need():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minitok.nn import Shape, Transformer
+from minitok.nn import Attention, Shape, Transformer
 
 
 class Keep:
@@ -39,6 +39,19 @@ class First:
         return torch.cat([size[:, :2].sum(1, keepdim=True), size[:, 2:]], dim=1)
 
 
+class AllButOne:
+    """Merges all tokens but the last."""
+
+    def apply(self, x):
+        return torch.cat([x[:, :-1].mean(1, keepdim=True), x[:, -1:]], dim=1)
+
+    def sizes(self, size):
+        return torch.cat([size[:, :-1].sum(1, keepdim=True), size[:, -1:]], dim=1)
+
+
+at_once = AllButOne()
+
+
 def lively(**sizes):
     model = Transformer(Shape(**{"width": 16, "layers": 3, "heads": 4} | sizes)).eval().requires_grad_(False)
     for weight in model.parameters():
@@ -62,6 +75,55 @@ def test_it_is_called_in_each_layer_with_what_the_layer_has():
     torch.testing.assert_close(first.hidden, expected, rtol=0, atol=1e-5)
     assert first.keys.shape == (2, 2, 5, 4)
     assert torch.equal(first.size, torch.ones(2, 5))
+
+
+def written_out(monkeypatch):
+    """The layers whose attention is written out from now on."""
+    calls, weights = [], Attention.weights
+
+    def counted(self, *given):
+        calls.append(self)
+        return weights(self, *given)
+
+    monkeypatch.setattr(Attention, "weights", counted)
+    return calls
+
+
+def test_attention_is_written_out_only_where_it_is_looked_at_and_once(monkeypatch):
+    model, x, calls = lively(), torch.randn(2, 6, 16), written_out(monkeypatch)
+    seen = []
+    model(x, "full", on_layer=lambda layer: seen.append((layer.hidden, layer.keys, layer.size)))
+    assert calls == []
+    model(
+        x, "full", on_layer=lambda layer: seen.append(layer.attention is layer.attention) if layer.index == 1 else None
+    )
+    assert calls == [model.blocks[1].attention]
+    assert seen[-1] is True
+
+
+@pytest.mark.parametrize("mask", ["causal", "full"])
+def test_looking_without_reducing_changes_no_bit(mask):
+    model, x = lively(kv_heads=2), torch.randn(2, 6, 16)
+    assert torch.equal(model(x, mask, on_layer=lambda layer: None), model(x, mask))
+
+
+def test_sizes_are_counted_exactly_in_half_precision():
+    model, seen = lively(layers=10).bfloat16(), []
+
+    def first_ones(layer):
+        seen.append(layer.size)
+        return First()
+
+    model(torch.randn(1, 11, 16, dtype=torch.bfloat16), "full", on_layer=first_ones)
+    assert [float(size[0, 0]) for size in seen] == list(range(1, 11))
+    assert all(size.dtype == torch.float32 for size in seen)
+    found = model(
+        torch.randn(1, 600, 16).bfloat16(),
+        "full",
+        on_layer=lambda layer: at_once if layer.index == 0 else seen.append(layer.size),
+    )
+    assert float(seen[-1][0, 0]) == 599
+    assert found.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("mask", ["causal", "full"])
