@@ -33,13 +33,15 @@ class Run:
     began: float = 0.0
     saved: float = 0.0
 
-    def start(self) -> None:
+    def start(self, writes: bool) -> None:
         """Goes on from what `save` wrote into the folder, where there is something, and starts the clock.
 
-        Raises `ValueError`, naming the file and the way out, where it is damaged or of another plan or model.
+        Of several processes one `writes`. Raises `ValueError`, naming the file and the way out, where it is damaged or
+        of another plan or model.
         """
         self.began = self.saved = time.perf_counter()
         path = self.folder / NAME if self.folder else None
+        self.folder = self.folder if writes else None
         if path is None or not path.exists():
             return
         facts, state = read(path, ANEW)

@@ -78,8 +78,8 @@ def fit(
     `folder` goes on as if nothing had happened: on a CPU the weights come out bit-equal. The state is saved every
     `plan.save_every` steps, every half minute, on Ctrl-C and on SIGTERM. A finished `folder` is loaded, not trained
     again; one of another plan or a damaged one is a `ValueError`. A loss or a gradient that is not finite is an
-    `ArithmeticError` before its step is made. The forward pass runs in bfloat16 on a GPU. `devices > 1` shares each
-    step among GPUs by Lightning Fabric: each draws a batch of its own.
+    `ArithmeticError` before its step. On a GPU the forward pass runs in bfloat16. `devices > 1` shares each step among
+    GPUs by Lightning Fabric: each draws a batch of its own.
     """
     fabric = launch(device, devices) if devices != 1 else None
     where, rank = (fabric.device, fabric.global_rank) if fabric else (pick_device(device), 0)
@@ -89,8 +89,7 @@ def fit(
     # Taken after the set-up, which gives all processes the weights of the first.
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     run = Run(plan.fingerprint(), model, optimizer, average, pathlib.Path(folder) if folder else None)
-    run.start()
-    run.folder = run.folder if rank == 0 else None
+    run.start(writes=rank == 0)
     runner, precision = faster(runner, where, plan.compile)
     bar = tqdm(range(run.step, plan.steps), initial=run.step, total=plan.steps, disable=not progress or rank > 0)
     with held_back(folder is not None) as came:
@@ -102,15 +101,14 @@ def fit(
                 fabric.backward(value) if fabric else value.backward()
                 number = check_step(value.detach(), nn.utils.clip_grad_norm_(model.parameters(), plan.clip), step)
             advance(run, stepper, plan)
-            if saves := due(run, plan):
+            if saved := due(run, plan):
                 run.save()
-            if saves or step % 50 == 0:
+            if saved or step % 50 == 0:
                 bar.set_postfix_str(f"loss {number:.4g}")
             if stopped(fabric, came):
                 stop(run, plan, fabric)
                 break
-    # Running statistics differ among processes: the first one's are those that were saved.
-    model.load_state_dict(fabric.broadcast(average) if fabric else average)
+    model.load_state_dict(fabric.broadcast(average) if fabric else average)  # running statistics differ among them
     torch.manual_seed(plan.seed)
     return model.eval()
 

@@ -36,12 +36,13 @@ class Bottleneck(nn.Module):
 
     def vectors(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b n d"]:
         """What is quantized: one vector a position, in raster order; of a digit 49."""
-        return self.encoder(images).flatten(2).transpose(1, 2)
+        return self.encoder(images.to(next(self.parameters()).dtype)).flatten(2).transpose(1, 2)
 
     def picture(self, values: Float[Tensor, "b n d"]) -> Float[Tensor, "b c H W"]:
         """What the decoder paints of vectors of a square grid; not clamped."""
         side = math.isqrt(values.shape[1])
-        return self.decoder(values.transpose(1, 2).unflatten(2, (side, side)))
+        grid = values.transpose(1, 2).unflatten(2, (side, side))
+        return self.decoder(grid.to(next(self.parameters()).dtype))
 
     def forward(self, images: Float[Tensor, "b c H W"]) -> tuple[Float[Tensor, "b c H W"], Tensor]:
         """The rebuilt images and the quantizer's loss."""

@@ -29,7 +29,7 @@ class DigitNet(nn.Module):
 
     def features(self, images: Float[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 128"]:
         """What the digit looks like to the classifier: the mean over its last feature map."""
-        return self.body(images).mean((2, 3))
+        return self.body(images.to(self.head.weight.dtype)).mean((2, 3))
 
     def forward(self, images: Float[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 10"]:
         return self.head(self.features(images))

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from minitok.checks import readable
 from minitok.data import wheels
 from minitok.data.gguf import GGUF
 from minitok.house.byte_bpe import ByteBPE
@@ -69,7 +70,11 @@ class SmolLM2(nn.Module):
 
         Raises `ValueError` for tokens that are not in the vocabulary.
         """
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < len(self.embedding):
+        if (
+            readable(tokens)
+            and tokens.numel()
+            and not 0 <= int(tokens.min()) <= int(tokens.max()) < len(self.embedding)
+        ):
             low, high = int(tokens.min()), int(tokens.max())
             raise ValueError(f"tokens from {low} to {high} came, expected 0 to {len(self.embedding) - 1}")
         return self.body(self.embedding[tokens], mask, positions=positions, cache=cache) @ self.embedding.T

@@ -58,7 +58,7 @@ class Teacher(nn.Module):
 
     def maps(self, images: Float[Tensor, "b 3 H W"]) -> list[Tensor]:
         """The feature map after each of the four stages."""
-        x, maps = self.stem(images * 2 - 1), []
+        x, maps = self.stem((images * 2 - 1).to(self.head.weight.dtype)), []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
