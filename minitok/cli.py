@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import pathlib
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
@@ -180,8 +179,7 @@ def _notebooks(given: argparse.Namespace) -> int:
     return 1 if building.build_all(given.paths, given.jobs, given.fresh_kernels) else 0
 
 
-def _lab(given: argparse.Namespace) -> int:
-    folder = files.ROOT / "notebooks"
-    if not folder.is_dir():
-        raise FileNotFoundError("the notebooks are not here: run this in a clone of the project")
-    return subprocess.call([sys.executable, "-m", "jupyterlab", "00_start/00_tour.ipynb", *given.rest], cwd=folder)
+def _lab(given: argparse.Namespace) -> None:
+    from minitok.course import lab
+
+    lab.start(given.rest)

@@ -123,7 +123,7 @@ def _download(wheel: Wheel, path: pathlib.Path) -> None:
 def _pip() -> list[str]:
     """The command that runs pip: the installed one, else the one that Python carries for `ensurepip`."""
     if importlib.util.find_spec("pip"):
-        return [sys.executable, "-m", "pip"]
+        return [sys.executable, "-P", "-m", "pip"]  # -P: no file of the working folder hides a module of pip's
     carried = importlib.util.find_spec("ensurepip")
     for folder in (carried and carried.submodule_search_locations) or ():
         for wheel in pathlib.Path(folder, "_bundled").glob("pip-*.whl"):

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import minitok
-from minitok import cli, files, house, papers
-from minitok.course import bench, building, catalogue
+from minitok import cli, house, papers
+from minitok.course import bench, building, catalogue, lab
 from minitok.course import tour as tours
 
 COMMANDS = ("tour", "papers", "train", "bench", "data", "notebooks", "lab")
@@ -169,12 +169,11 @@ def test_data_lists_or_fetches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().err == "minitok: no network\n"
 
 
-def test_lab_opens_the_tour_and_passes_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lab_passes_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(cli.subprocess, "call", lambda command, cwd: calls.append((command, cwd)) or 3)
-    assert cli.main(["lab", "--no-browser", "--port", "1"]) == 3
-    tour = ["-m", "jupyterlab", "00_start/00_tour.ipynb", "--no-browser", "--port", "1"]
-    assert calls == [([sys.executable, *tour], files.ROOT / "notebooks")]
+    monkeypatch.setattr(lab, "start", calls.append)
+    assert cli.main(["lab", "--no-browser", "--port", "1"]) == 0
+    assert calls == [["--no-browser", "--port", "1"]]
 
 
 def test_bench_prints_a_table_and_writes_figures(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,8 +85,7 @@ def packed12(values: np.ndarray) -> bytes:
 
 
 def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
+    image.save(file := io.BytesIO(), kind, **options)
     return file.getvalue()
 
 
