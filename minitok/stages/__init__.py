@@ -15,7 +15,7 @@ from minitok import __version__, files
 from minitok.house import Options, device_name
 from minitok.viz.tables import aligned, shown
 
-NAMES = ("quantize", "image", "generate", "speculate", "reduce")
+NAMES = ("quantize", "image", "generate", "speculate", "reduce", "project")
 
 
 def league(name: str) -> Any:

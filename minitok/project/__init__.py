@@ -1,0 +1,9 @@
+"""Chapter 7, projectors: how a picture reaches a language model, and in how few tokens.
+
+A projector is an `nn.Module`, `(x: b n c, k) -> b k d`: features of an encoder's patches become k tokens for the
+language model. `from minitok.project import LLaVA`.
+"""
+
+from minitok.project.llava import LLaVA
+
+__all__ = ["LLaVA"]

@@ -1,0 +1,55 @@
+"""Rows of answers to questions of several kinds, and the table that sets them side by side."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from minitok.data.questions import KINDS
+from minitok.stages import answers
+from minitok.viz.tables import aligned, shown
+
+ASKED = KINDS[:9]
+
+
+@dataclass(frozen=True)
+class Row(answers.Row):
+    """What is answered through a projector, question by question; `kinds` are indexes into `questions.KINDS`.
+
+    `flops` is the language model's cost for one question as a share of that with 256 tokens, `own` the projector's
+    cost as a share of the same.
+    """
+
+    kinds: Tensor = field(default_factory=lambda: torch.zeros(0))
+    tokens: int = 256
+    parameters: int = 0
+
+    def of(self, kind: str) -> float:
+        """Right answers to one kind of question, in percent; NaN where none was asked."""
+        return 100 * float(self.correct[self.kinds == KINDS.index(kind)].float().mean())
+
+    @property
+    def even(self) -> float:
+        """The mean of right answers over the kinds of question that were asked, in percent: each counts the same."""
+        asked = [self.of(KINDS[i]) for i in self.kinds.unique().tolist()]
+        return sum(asked) / len(asked)
+
+
+def table(rows: Mapping[str, Row]) -> str:
+    """Rows by their names, as text: tokens, right answers in all and by kind, loyalty, costs."""
+    lines: list[tuple[str, ...]] = [("", "tokens", "right (%)", "loyal (%)", *ASKED, "LM cost (%)", "parameters")]
+    for name, row in rows.items():
+        each = (shown(row.of(kind)) for kind in ASKED)
+        lines.append(
+            (
+                name,
+                str(row.tokens),
+                shown(row.even),
+                shown(row.loyal),
+                *each,
+                shown(100 * row.flops),
+                str(row.parameters),
+            )
+        )
+    return aligned(lines)

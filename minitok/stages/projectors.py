@@ -1,0 +1,66 @@
+"""The controls of chapter 7: what every projector must beat. Mean, pixel shuffle, learnt queries; all patches."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from minitok.project import LLaVA
+
+
+def squares(x: Float[Tensor, "b n c"], k: int) -> Float[Tensor, "b {k} m c"]:
+    """The n tokens of a square grid as k squares of m neighbours, all in raster order.
+
+    >>> squares(torch.arange(16.0).view(1, 16, 1), 4)[0, :, :, 0].tolist()[1]
+    [2.0, 3.0, 6.0, 7.0]
+
+    Raises `ValueError` where the grid does not fall into k equal squares.
+    """
+    side, few = math.isqrt(x.shape[1]), math.isqrt(k) if k > 0 else 0
+    if side**2 != x.shape[1] or few**2 != k or side % max(few, 1) or k < 1:
+        raise ValueError(f"k={k} of {x.shape[1]} tokens came, expected squares that share out a square grid")
+    return x.unflatten(1, (few, side // few, few, side // few)).transpose(2, 3).flatten(1, 2).flatten(2, 3)
+
+
+class Pooling(nn.Module):
+    """The mean of each square of patches, then LLaVA's two layers."""
+
+    def __init__(self, k: int, c: int = 192, d: int = 192) -> None:
+        super().__init__()
+        self.k, self.mlp = k, LLaVA(c, d)
+
+    def forward(self, x: Float[Tensor, "b n c"], k: int | None = None) -> Float[Tensor, "b k d"]:
+        return self.mlp(squares(x, k or self.k).mean(2))
+
+
+class Shuffle(nn.Module):
+    """The patches of a square side by side in the channels (pixel shuffle), then LLaVA's two layers."""
+
+    def __init__(self, k: int, c: int = 192, d: int = 192, n: int = 256) -> None:
+        super().__init__()
+        self.k, self.mlp = k, LLaVA(n // k * c, d)
+
+    def forward(self, x: Float[Tensor, "b n c"], k: int | None = None) -> Float[Tensor, "b k d"]:
+        return self.mlp(squares(x, k or self.k).flatten(2))
+
+
+class Resampler(nn.Module):
+    """k learnt queries gather from all patches by one layer of attention, then LLaVA's two layers."""
+
+    def __init__(self, k: int, c: int = 192, d: int = 192, n: int = 256, heads: int = 3) -> None:
+        super().__init__()
+        self.k, self.heads = k, heads
+        self.queries, self.place = nn.Parameter(torch.randn(k, c) * 0.02), nn.Parameter(torch.randn(n, c) * 0.02)
+        self.norm, self.query, self.key = nn.LayerNorm(c), nn.Linear(c, c), nn.Linear(c, c)
+        self.value, self.mlp = nn.Linear(c, c), LLaVA(c, d)
+
+    def forward(self, x: Float[Tensor, "b n c"], k: int | None = None) -> Float[Tensor, "b k d"]:
+        x = self.norm(x)
+        q = self.query(self.queries).expand(len(x), -1, -1)
+        q, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (q, self.key(x + self.place), self.value(x))
+        )
+        return self.mlp(F.scaled_dot_product_attention(q, key, value).transpose(1, 2).flatten(2))
