@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     tour.add_argument("--out", default="tour.html", metavar="FILE", help="the page to write (default: %(default)s)")
 
     commands.add_papers(command("papers", commands.papers, "list the papers, or show one", "papers --chapter quantize"))
+    commands.add_check(
+        command("check", commands.check, "run a lesson's tests on a version of yours", "check tome mine.py:tome")
+    )
     _add_train(command("train", _train, "train a house model from scratch", "train vit --device cuda"))
 
     bench = command(
@@ -92,8 +95,8 @@ def _add_train(train: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status.
 
-    0: all is well; 1: some notebooks failed; 2: the user can mend it, and one line says what; 130: stopped; 141: the
-    reader of the output has closed it.
+    0: all is well; 1: some notebooks failed, or a version is not right; 2: the user can mend it, and one line says
+    what; 130: stopped; 141: the reader of the output has closed it.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     passed_on = given[1:] if given[:1] == ["lab"] and not {"-h", "--help"} & set(given) else []

@@ -33,6 +33,7 @@ __all__ = [
     "chapter",
     "chapter_table",
     "chapters",
+    "check",
     "cite",
     "fill_readme",
     "get",
@@ -90,6 +91,17 @@ def cite(slug: str) -> str:
 def as_dicts(papers: Sequence[Paper]) -> list[dict[str, Any]]:
     """The facts of each paper with its `status` and the `outcome` of its verdict (None while planned)."""
     return [asdict(paper) | {"status": status(paper.slug), "outcome": outcome(paper)} for paper in papers]
+
+
+def check(slug: str, mine: Any) -> str:
+    """A sentence that begins with "right" when the library's tests of a lesson pass with `mine`, else what is wrong.
+
+    `mine` is your own function or class, and takes the place of the library's: of the method of the lesson `slug`, or
+    of one part of it, as in `check("tome.match", mine)`. Errors are those of `minitok.course.check.check`.
+    """
+    from minitok.course import check as checking
+
+    return checking.check(slug, mine)
 
 
 def table(papers: Sequence[Paper]) -> str:

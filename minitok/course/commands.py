@@ -30,3 +30,19 @@ def papers(given: argparse.Namespace) -> None:
         print(json.dumps(papers.as_dicts(rows), indent=2, ensure_ascii=False))
     else:
         print(papers.card(given.slug) if given.slug else papers.table(rows))
+
+
+def add_check(command: argparse.ArgumentParser) -> None:
+    """The options of `minitok check`."""
+    command.add_argument("slug", help="the lesson, such as tome, or one part of it, such as tome.match")
+    command.add_argument("version", metavar="FILE.py:NAME", help="your function or class")
+
+
+def check(given: argparse.Namespace) -> int:
+    """Says what the library's tests say of a reader's version; 0 when it is right, else 1."""
+    from minitok import papers
+    from minitok.course.check import load
+
+    told = papers.check(given.slug, load(given.version))
+    print(told)
+    return 0 if told.startswith("right") else 1

@@ -128,6 +128,7 @@ def test_bad_tokens_are_refused(tokenizer, images, bad, message):
 
 
 # Those that are shipped trained and promise that a prefix is a picture.
+@pytest.mark.slow
 @pytest.mark.parametrize("slug", ["one_d_piece"])
 @pytest.mark.skipif(not clothing.at_hand(), reason="the photographs of clothes are not at hand")
 def test_quality_does_not_fall_as_more_tokens_are_read(slug):

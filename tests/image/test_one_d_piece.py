@@ -132,6 +132,7 @@ def learnt(method):
     return [F.mse_loss(model.decode(tokens[:k]), images).item() for k in (1, 2)]
 
 
+@pytest.mark.slow
 def test_only_tail_drop_learns_prefixes():
     ours, titok = learnt(OneDPiece), learnt(TiTok)
     assert ours[0] < 0.5 * titok[0]

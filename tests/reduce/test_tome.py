@@ -77,6 +77,7 @@ def test_of_equally_near_tokens_the_lower_index_counts():
     assert match(same, 1).tolist() == [[0, 0, 1, 2, 3, 4]]
     assert match(same, 2).tolist() == [[0, 0, 0, 1, 2, 3]]
     assert match(same, 3).tolist() == [[0, 0, 0, 1, 0, 2]]
+    assert [tome(same, 6 - r).assignment.tolist() for r in (1, 2, 3)] == [match(same, r).tolist() for r in (1, 2, 3)]
 
 
 def test_nothing_is_lost():

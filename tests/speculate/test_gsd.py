@@ -176,6 +176,7 @@ def test_fixed_clusters_are_those_of_a_plain_loop():
     assert (by_cluster(p, q, torch.zeros(9, dtype=torch.long)) > 1 - 1e-12).all()
 
 
+@pytest.mark.slow
 def test_the_law_in_counts():
     p, q, n = *rows(2, 6, 8), 1_500
     codebook, generator = torch.zeros(6, 1), torch.Generator().manual_seed(0)
