@@ -196,7 +196,7 @@ def test_a_right_class_is_right_and_what_is_wrong_with_one_is_said():
 def test_the_part_that_is_meant_is_found():
     meant = {"tome": "tome", "vq": "VQ", "one_d_piece": "OneDPiece", "gsd": "Jacobi", "lantern": "accept"}
     assert {slug: check.part_of(slug).__name__ for slug in meant} == meant
-    with pytest.raises(ValueError, match="vq has no part 'nearset'; there are nearest, codebook_loss, VQ"):
+    with pytest.raises(ValueError, match=r"vq has no part 'nearset'; there are .*nearest, "):
         papers.check("vq.nearset", Mine)
     with pytest.raises(ValueError, match="fqgan is planned: it has no module yet"):
         papers.check("fqgan", Mine)
