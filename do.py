@@ -42,9 +42,9 @@ STEPS = {
     "lint": [["ruff", "check", "."], ["ruff", "format", "--check", "."]],
     "types": [["basedpyright", "--pythonpath", str(PYTHON)]],
     "spelling": [["codespell_lib"]],
-    "unit": [["pytest", "-q", "-n", "2"]],
+    "unit": [["pytest", "-q", "-n", "2", "--costs"]],
     "docs": [["minitok", "docs"]],
-    "notebooks": [["pytest", "-q", *NBVAL, "notebooks"]],
+    "notebooks": [["pytest", "-q", *NBVAL, "--costs", "notebooks"]],
 }
 ELSEWHERE = r"PIP_(USER|TARGET|PREFIX|ROOT|PYTHON|NO_DEPS|DRY_RUN)|UV_(PYTHON|SYSTEM_PYTHON)"
 REASONS = {

@@ -1,29 +1,49 @@
 """Makes nbval fit for a course.
 
+- a worker forks its kernels from one warm process; `--fresh-kernels` starts each of them anew;
 - a dead kernel fails at once, rather than when the cell's time is over;
 - after a cell that fails, the other cells of its notebook are skipped: one failure a notebook, not twenty;
 - a trailing `;` hides a result, as in JupyterLab;
-- a notebook that takes far longer than its header says fails;
-- the notebooks that took longest the last time start first, and a run ends with a list of the slowest.
+- a notebook fails at three times the CPU seconds that its builder recorded, however busy the machine is;
+- after the last cell the exercises are tried on their stubs and on their solutions;
+- the notebooks that take longest start first.
 """
 
-import json
-import pathlib
 import time
+from collections.abc import Iterator
 from queue import Empty
 from typing import Any
 
+import nbval.kernel
 import pytest
+from jupyter_client.manager import KernelManager
 from nbval.kernel import RunningKernel
-from nbval.plugin import IPyNbCell
+from nbval.plugin import IPyNbCell, IPyNbFile
+
+from minitok.course import after, costs, execution, forks, lessons
 
 collect_ignore = ["src"]
-TIMES = pathlib.Path(__file__).parents[1] / ".notebook-seconds.json"
-run_cell = IPyNbCell.runtest
+IMPORTS = 20  # CPU seconds that a kernel of its own may take for imports that a warm process has made
+run_cell, cells_of = IPyNbCell.runtest, IPyNbFile.collect
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fresh-kernels", action="store_true", help="start each kernel anew, fork none")
+    costs.offer(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    costs.use(config)
+    if not is_fresh(config):
+        nbval.kernel.KernelManager = lambda **given: forks.forked(KernelManager(**given))
+
+
+def is_fresh(config: pytest.Config) -> bool:
+    return config.getoption("--fresh-kernels") or not forks.possible()
 
 
 def await_reply(self: Any, msg_id: str, timeout: float | None = None) -> None:
-    """Waits for the answer a second at a time, and looks in between whether the kernel still lives."""
+    """Waits for the answer a second at a time, and looks in between whether the kernel lives and keeps its limit."""
     end = time.monotonic() + (float("inf") if timeout is None else timeout)
     while (left := end - time.monotonic()) > 0:
         try:
@@ -31,6 +51,7 @@ def await_reply(self: Any, msg_id: str, timeout: float | None = None) -> None:
         except Empty:
             if not self.is_alive():
                 raise RuntimeError("the kernel died; was the memory full?") from None
+            hold(self)
             continue
         if message["parent_header"].get("msg_id") == msg_id:
             return
@@ -42,50 +63,80 @@ def execute_cell_input(self: Any, cell_input: str, allow_stdin: bool | None = No
     return self.kc.execute(cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False)
 
 
+def spent(kernel: Any) -> float:
+    """The CPU seconds that a kernel has taken since its first cell."""
+    now = execution.cpu_seconds(kernel.km.provisioner.pid)
+    kernel.start = getattr(kernel, "start", now)
+    return now - kernel.start
+
+
+def hold(kernel: Any) -> None:
+    """Fails where a kernel has taken far more than its notebook promises."""
+    promised, limit = getattr(kernel, "limit", (0.0, float("inf")))
+    if (cpu := spent(kernel)) > limit:
+        raise AssertionError(f"this notebook has taken {cpu:.1f} CPU seconds; {promised} are recorded in it")
+
+
 def runtest(self: Any) -> None:
     """Runs a cell unless an earlier one of its notebook failed, and holds the notebook to its time."""
-    book = self.parent
+    book, self.output_timeout = self.parent, 60
     if getattr(book, "broken", False):
         pytest.skip("an earlier cell of this notebook failed")
-    start = time.perf_counter()
+    promised = book.nb.metadata.get("minitok", {}).get("cpu", 20.0)
+    spent(book.kernel)
+    book.kernel.limit = promised, 3 * max(promised, 1.0) + (IMPORTS if is_fresh(self.config) else 0)
     try:
         run_cell(self)
+        hold(book.kernel)
     except Exception:
         book.broken = True
         raise
-    book.seconds = getattr(book, "seconds", 0.0) + time.perf_counter() - start
-    promised = book.nb.metadata.get("minitok", {}).get("seconds", 60)
-    # Two notebooks share a slower machine, so only a gross overrun counts.
-    if book.seconds > 30 + 4 * promised:
-        book.broken = True
-        raise AssertionError(f"{book.name} has run for {book.seconds:.0f} s; its header says {promised} s")
+
+
+def collect(self: Any) -> Iterator[pytest.Item]:
+    """The cells of a notebook, and then its exercises."""
+    yield from cells_of(self)
+    yield Exercises.from_parent(self, name="exercises")
+
+
+class Exercises(pytest.Item):
+    """Asks the kernel what `after` asks: each check has to refuse its stub and to accept its solution."""
+
+    costs: dict[str, float] | None = None
+
+    def runtest(self) -> None:
+        book: Any = self.parent
+        if getattr(book, "broken", False):
+            pytest.skip("a cell of this notebook failed")
+        cpu = spent(book.kernel)
+        question = after.question(book.nb, lessons.solutions_of(book.path))
+        wait = {"reply": True, "timeout": self.config.getoption("--nbval-cell-timeout")}
+        told = after.answer(book.kernel.kc.execute("", silent=True, user_expressions=question, **wait))
+        self.costs = {"cpu": cpu, "checks": spent(book.kernel) - cpu, "memory": told["memory"]}
+        assert not told["problems"], "\n".join(told["problems"])
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> str:
+        return str(excinfo.value)
+
+    def reportinfo(self) -> tuple[Any, int, str]:
+        return self.path, 0, f"{self.path.name}::exercises"
 
 
 RunningKernel.await_reply = await_reply
 RunningKernel.execute_cell_input = execute_cell_input
 IPyNbCell.runtest = runtest
-
-
-def seconds_before() -> dict[str, float]:
-    """How long each notebook took the last time on this machine."""
-    return json.loads(TIMES.read_text(encoding="utf-8")) if TIMES.exists() else {}
+IPyNbFile.collect = collect
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    before = seconds_before()
-    items.sort(key=lambda item: -before.get(item.nodeid.split("::")[0], 0.0))
+    books = {item.path for item in items if item.path.suffix == ".ipynb"}
+    recorded = {path: lessons.recorded(path).get("cpu", 0.0) for path in books}
+    items.sort(key=lambda item: -recorded.get(item.path, 0.0))
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    taken: dict[str, float] = {}
-    for outcome in ("passed", "failed"):
-        for report in terminalreporter.stats.get(outcome, []):
-            name = report.nodeid.split("::")[0]
-            if name.endswith(".ipynb"):
-                taken[name] = round(taken.get(name, 0.0) + report.duration, 1)
-    if not taken:
-        return
-    TIMES.write_text(json.dumps(seconds_before() | taken, indent=0), encoding="utf-8")
-    terminalreporter.section("slowest notebooks")
-    for name, seconds in sorted(taken.items(), key=lambda item: -item[1])[:10]:
-        terminalreporter.line(f"{seconds:7.1f} s  {name}")
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    report = yield
+    if isinstance(item, Exercises):
+        report.notebook = item.costs
+    return report

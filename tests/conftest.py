@@ -11,9 +11,19 @@ import numpy as np
 import pytest
 import torch
 
+from minitok.course import costs
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    costs.offer(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    costs.use(config)
 
 
 @pytest.fixture(autouse=True)
