@@ -38,19 +38,16 @@ def _passed() -> float:
     return now - before
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol() -> Any:
+def pytest_runtest_logstart() -> None:
     """Leaves out what was before the test."""
     _passed()
-    return (yield)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Any:
-    """Notes the cost of a test's set-up, of its call, and of what comes after."""
-    report = yield
-    report.cpu = _passed()
-    return report
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: Any) -> None:
+    """Notes, in the process that ran it, the cost of a test's set-up, of its call, and of what comes after."""
+    if not hasattr(report, "cpu"):
+        report.cpu = _passed()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
