@@ -58,6 +58,9 @@ class Verdict:
         pairs = zip(self.measures, before.measures, strict=True)
         return [line for now, then in pairs for line in now.changes(then)]
 
+    def _ipython_display_(self) -> None:
+        """Nothing: a notebook need not show again below a cell what `verdict` has printed there."""
+
     def __str__(self) -> str:
         lines = [("measure", "ours", "baseline", "asked of ours", "holds", "the paper's own figure")]
         for measure in self.measures:

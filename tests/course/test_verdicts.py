@@ -206,3 +206,11 @@ def test_a_verdict_needs_a_known_paper_measures_and_a_source(project, monkeypatc
     with pytest.raises(ValueError, match=r"vq has no module yet"):
         give([WON])
     assert not registry.places("vq")["verdict"].exists()
+
+
+def test_a_notebook_does_not_show_a_verdict_twice(capsys):
+    from IPython.core.formatters import DisplayFormatter
+
+    measures = (papers.better("PSNR", 27.2, than=24.1, margin=0.5),)
+    data, metadata = DisplayFormatter().format(verdicts.Verdict("vq", "codes keep it", measures, "rounding", "photos"))
+    assert (data, metadata, capsys.readouterr().out) == ({}, {}, "")

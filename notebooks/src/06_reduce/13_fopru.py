@@ -14,6 +14,7 @@
 import torch
 
 from minitok import papers, stages, viz
+from minitok.data import photographs
 from minitok.metrics import difference
 from minitok.reduce import Reduction, fopru, highest, random_drop
 from minitok.reduce.fopru import rows, significance
@@ -54,8 +55,8 @@ viz.show(viz.images(some, height=0.96, title="Who can read it when most tokens a
 # | $\phi$ | 0.20 | 0.05 | 0.20 | 0.10 | 0.30 | 0.15 |
 #
 # **Rank**, k = 3: tokens 4, 0, 2 (of equals the lower), kept in the order 0, 2, 4. **Row**, k = 3: the rows add up to
-# 0.45 and 0.55, so the second stays whole: 3, 4, 5. Token 3, which few look at, stays because its row is good. k must be
-# a number of whole rows; the library refuses another k for rows and takes any for rank.
+# 0.45 and 0.55, so the second stays whole: 3, 4, 5. Token 3, which few look at, stays because its row is good. k must
+# be a number of whole rows; the library refuses another k for rows and takes any for rank.
 
 # %%
 heads = torch.tensor([[0.30, 0.05, 0.25, 0.10, 0.20, 0.10], [0.10, 0.05, 0.15, 0.10, 0.40, 0.20]])
@@ -70,8 +71,8 @@ assert (rank.order.tolist(), row.order.tolist()) == ([[0, 2, 4]], [[3, 4, 5]])
 # %% [markdown]
 # ## The mechanism on real tokens
 #
-# The maps of layer 5 (of 8, from 0). The CLS token neither pays nor receives here. Nobody told the network about digits;
-# it was trained on clothes. How much attention does a patch with ink receive, against the mean of all patches?
+# The maps of layer 5 (of 8, from 0). The CLS token neither pays nor receives here. Nobody told the network about
+# digits; it was trained on clothes. How much attention does a patch with ink receive, against the mean of all patches?
 
 # %%
 received = [maps.mean((1, 2)) for maps in work.attention]  # 8 layers of (62, 256)
@@ -84,8 +85,8 @@ viz.show(viz.images(torch.cat([some, bright]), columns=4, height=0.96, title="Br
 
 # %% [markdown]
 # Keeping single tokens misses strokes that few look at: that is why there are rows. Sums over columns of the grid would
-# do for scripts that run downwards (an exercise). Kept tokens are put back in the order of the picture, since a language
-# model that counts positions anew reads them as a sequence.
+# do for scripts that run downwards (an exercise). Kept tokens are put back in the order of the picture, since a
+# language model that counts positions anew reads them as a sequence.
 
 # %%
 by_rank = phi.argsort(dim=-1, descending=True, stable=True)[:, :k].sort(-1).values
@@ -116,10 +117,11 @@ viz.show(viz.images(faded, [f"{name}: {k}" for name in choices], height=1.6), ph
 #
 # ## The experiment: which layer?
 #
-# With 80 tokens, on **other** photographs with other digits: what we measure on must not choose.
+# With 80 tokens, on **other** pictures (crops of scikit-image's photographs) with other digits: what we measure on must
+# not choose.
 
 # %%
-other = lines(stage.vit, stage.images.flip(0).flip(-1)[:31], seed=3)
+other = lines(stage.vit, photographs.crops(31, 64), seed=3)
 layers = {
     "ours: whole rows": [rows(maps.mean((1, 2)), k, (16, 16)) for maps in other.attention],
     "rank": [highest(maps.mean((1, 2)), k) for maps in other.attention],
