@@ -238,3 +238,17 @@ def test_the_command_reads_a_file(tmp_path: pathlib.Path, capsys):
 )
 def test_the_first_difference_is_found(got, expected, different):
     assert wording.first_difference(got, expected) == different
+
+
+def test_a_method_of_the_readers_own_meets_the_contract_of_its_chapter():
+    def longest(x, k):
+        order = x.float().norm(dim=-1).argsort(dim=-1, descending=True, stable=True)
+        return Reduction.keep(order[:, :k].sort(-1).values, x.shape[1])
+
+    def one_too_few(x, k):
+        return longest(x, max(k - 1, 1))
+
+    assert papers.check("reduce", longest).startswith("right: ")
+    told = papers.check("reduce", one_too_few)
+    assert not told.startswith("right")
+    assert "leaves as many tokens as promised" in told
