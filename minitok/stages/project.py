@@ -21,6 +21,7 @@ from minitok import files, house, metrics
 from minitok.data import scenes as pictures
 from minitok.data.objects import Scenes
 from minitok.data.questions import SLOTS, Questions, ask
+from minitok.data.wordings import WORDS, encode
 from minitok.devices import pick_device
 from minitok.house import Options
 from minitok.house._answers import in_parts
@@ -81,7 +82,7 @@ class Stage:
         """The row of the host's own projector, trained together with the rest."""
         return self.measure(self.host.projector)
 
-    def logits(self, projector: nn.Module, *budget: int) -> Float[Tensor, "r v"]:
+    def logits(self, projector: Callable[..., Tensor], *budget: int) -> Float[Tensor, "r v"]:
         """The logits of all answers; the projector is called with the features, and with k where it is given."""
 
         def answer(x: Tensor, words: Tensor) -> Tensor:
@@ -89,8 +90,8 @@ class Stage:
 
         return in_parts(answer, self.features, self.asked.words)[self.which]
 
-    def measure(self, projector: nn.Module, k: int | None = None) -> Row:
-        """What is answered through a projector. Raises `ValueError` as the projector does."""
+    def measure(self, projector: Callable[..., Tensor], k: int | None = None) -> Row:
+        """What is answered through a projector, or a function of the features. Raises `ValueError` as it does."""
         budget, one = () if k is None else (k,), self.features[:1]
         with torch.no_grad():
             tokens = projector(one, *budget).shape[1]
@@ -98,9 +99,19 @@ class Stage:
         own = metrics.flops(projector, one, *budget) / whole
         logits = self.logits(projector, *budget)
         found = answers.row(logits, self.before, self.asked.answer[..., 0][self.which], flops / whole, own)
-        kinds = self.asked.kind[self.which]
-        about = {"kinds": kinds, "tokens": tokens, "parameters": metrics.parameters(projector)}
+        kinds, module = self.asked.kind[self.which], isinstance(projector, nn.Module)
+        about = {"kinds": kinds, "tokens": tokens, "parameters": metrics.parameters(projector) if module else 0}
         return Row(**vars(found), **about)
+
+    @torch.no_grad()
+    def says(self, scene: int, question: str, projector: nn.Module | None = None, most: int = 3) -> dict[str, float]:
+        """The likeliest answers to a question in words about one scene, with their probabilities.
+
+        Raises `ValueError` for a word that the host does not know.
+        """
+        visual = (projector or self.host.projector)(self.features[scene : scene + 1])
+        shares = self.host.answer_logits(visual, encode([question])).softmax(-1)[0].topk(most)
+        return {WORDS[code]: float(share) for share, code in zip(*shares, strict=True)}
 
     @functools.cache  # noqa: B019 - a stage lives as long as its lesson
     def cost(self, k: int) -> int:
