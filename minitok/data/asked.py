@@ -95,20 +95,19 @@ def count(scenes: Objects, u: Float[Tensor, "n 8"], case: str) -> Asked:
     return Asked(colour, shape, NUMBER + match.sum(1), torch.full_like(colour, -1), scenes.present.any(1))
 
 
-def relation(scenes: Scenes | Clips, u: Float[Tensor, "n 8"], case: str) -> Asked:
-    """Whether one object stands left of another (right of, above, below).
+def relation(scenes: Scenes | Clips, u: Float[Tensor, "n 8"], which: Int64[Tensor, " n"]) -> Asked:
+    """Whether one object stands left of another, right of, above or below: `which` of `RELATIONS` in each scene.
 
     Two that are less than a sixteenth of the picture apart in that direction, a patch, are not asked about.
     """
-    axis, sign = {"left": (0, 1), "right": (0, -1), "above": (1, 1), "below": (1, -1)}[case]
     one = alone(scenes, scenes.colour, scenes.shape)
-    along = scenes.centre[..., axis]
-    apart = (along[:, :, None] - along[:, None]).abs() >= scenes.images.shape[-1] / 16
-    pairs = (one[:, :, None] & one[:, None] & apart).flatten(1)
+    along = torch.where((which < 2)[:, None], scenes.centre[..., 0], scenes.centre[..., 1])
+    ahead = along[:, None] - along[:, :, None]  # n first second
+    pairs = (one[:, :, None] & one[:, None] & (ahead.abs() >= scenes.images.shape[-1] / 16)).flatten(1)
     pair, m = pick(pairs, u[:, 0]), one.shape[1]
     first, second = pair // m, pair % m
-    ahead = sign * (along.gather(1, second[:, None]) - along.gather(1, first[:, None]))[:, 0] > 0
-    answer = torch.where(ahead, YES, NO)
+    yes = (ahead.flatten(1).gather(1, pair[:, None])[:, 0] > 0) ^ (which % 2 == 1)
+    answer = torch.where(yes, YES, NO)
     return Asked(at(scenes.colour, first), at(scenes.shape, first), answer, first, pairs.any(1), second)
 
 
@@ -133,8 +132,22 @@ def about(scenes: Scenes | Clips, u: Float[Tensor, "n 8"], case: str) -> Asked:
     if case == "exists":
         return exists(scenes, u)
     if case in RELATIONS:
-        return relation(scenes, u, case)
+        return relation(scenes, u, torch.full_like(scenes.shape[:, 0], RELATIONS.index(case)))
     if case == "caption":
         none = torch.full_like(scenes.shape[:, 0], -1)
         return Asked(none + 1, none + 1, none, none, scenes.present.any(1))
     return count(scenes, u, case) if case.startswith("count") else attribute(scenes, u, case)
+
+
+def drawn(scenes: Scenes | Clips, u: Float[Tensor, "n 8"], cases: list[str], which: Int64[Tensor, " n"]) -> Asked:
+    """To each scene the question of one case: that of number `which`."""
+    if set(cases) <= set(RELATIONS):
+        return relation(scenes, u, torch.tensor([RELATIONS.index(case) for case in cases], device=u.device)[which])
+    parts = [about(scenes, u, case) for case in cases]
+
+    def chosen(name: str) -> Tensor:
+        values = [getattr(part, name) for part in parts]
+        filled = [torch.full_like(parts[0].first, -1) if value is None else value for value in values]
+        return torch.stack(filled, 1).gather(1, which[:, None])[:, 0]
+
+    return Asked(*map(chosen, Asked._fields))

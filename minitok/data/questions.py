@@ -1,6 +1,6 @@
 """Questions about scenes, with their answers and the object that each asks for, made as tensors on any device.
 
-What: eleven kinds of questions in five wordings each: is it there, colour, shape, count, four relations, a digit to
+What: eleven kinds of questions in ten wordings each: is it there, colour, shape, count, four relations, a digit to
 read, a caption, and, of clips, which way something moves. A question is only asked where it has one answer: "the
 circle" where there is one circle.
 How many: as many as there are scenes, times the slots asked for. Licence: ours, like the rest of the project.
@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from minitok.data.asked import COLOUR, PLURAL, RELATIONS, SHAPE, STOP, Asked, about, article, at, caption
+from minitok.data.asked import COLOUR, PLURAL, RELATIONS, SHAPE, STOP, article, at, caption, drawn
 from minitok.data.clips import Clips
 from minitok.data.objects import Scenes, uniform
-from minitok.data.wordings import CASES, fill
+from minitok.data.wordings import CASES, HELD_OUT, fill
 
 KINDS = ("exists", "colour", "shape", "count", "left", "right", "above", "below", "digit", "motion", "caption")
 # What is asked of one scene in training: of a slot with several kinds one is drawn.
 SLOTS = (("exists",), ("colour",), ("shape",), ("count",), RELATIONS, RELATIONS, ("digit",), ("caption",))
-WORDINGS = {"seen": (0, 4), "held out": (4, 1), "all": (0, 5)}
+WORDINGS = {"seen": (0, 10 - HELD_OUT), "held out": (10 - HELD_OUT, HELD_OUT), "all": (0, 10)}
 
 
 @dataclass(frozen=True)
@@ -50,23 +50,17 @@ def _slot(
 ) -> list[Tensor]:
     """One question of each scene, of kinds drawn from some: words, answer, kind, first and second object."""
     cases = [case for case in CASES for kind in kinds if case.split()[0] == kind]
-    parts = [about(scenes, u, case) for case in cases]
-    drawn = (u[:, 7] * len(cases)).long()
-
-    def chosen(name: str) -> Tensor:
-        values = [getattr(part, name) for part in parts]
-        filled = [torch.full_like(parts[0].first, -1) if value is None else value for value in values]
-        return torch.stack(filled, 1).gather(1, drawn[:, None])[:, 0]
-
-    colour, shape, answer, first, can, second = map(chosen, Asked._fields)
+    which = (u[:, 7] * len(cases)).long()
+    colour, shape, answer, first, can, second = drawn(scenes, u, cases, which)
+    second = torch.full_like(first, -1) if second is None else second
     colour2, shape2 = at(scenes.colour, second.clamp(min=0)), at(scenes.shape, second.clamp(min=0))
     blanks = [article(colour), COLOUR + colour, SHAPE + shape, PLURAL + shape, COLOUR + colour2, SHAPE + shape2]
-    case = torch.tensor([CASES.index(case) for case in cases], device=u.device)[drawn]
-    kind = torch.tensor([KINDS.index(case.split()[0]) for case in cases], device=u.device)[drawn]
-    said = caption(scenes)
-    one = torch.zeros_like(said)
-    one[:, 0], one[:, 1] = answer, STOP
-    said = torch.where((kind == KINDS.index("caption"))[:, None], said, one)
+    case = torch.tensor([CASES.index(case) for case in cases], device=u.device)[which]
+    kind = torch.tensor([KINDS.index(case.split()[0]) for case in cases], device=u.device)[which]
+    said = answer.new_zeros(len(answer), 4 * scenes.shape.shape[1])
+    said[:, 0], said[:, 1] = answer, STOP
+    if "caption" in kinds:
+        said = torch.where((kind == KINDS.index("caption"))[:, None], caption(scenes), said)
     first, second = torch.where(can, first, -1), torch.where(can, second, -1)
     return [fill(case, wording, torch.stack(blanks, 1)), said, torch.where(can, kind, -1), first, second]
 

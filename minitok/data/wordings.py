@@ -1,6 +1,6 @@
 """The words of questions about scenes, and the sentences that ask them: a vocabulary of about a hundred whole words.
 
-Each kind of question has five wordings; the last one is held out of training, though each word of it is known.
+Each kind of question has ten wordings; the last two are held out of training, though each word of them is known.
 """
 
 from functools import cache
@@ -21,52 +21,56 @@ _BESIDE = (
     "does the {colour} {shape} stand %s the {colour2} {shape2} ?",
     "do you see the {colour} {shape} %s the {colour2} {shape2} ?",
     "the {colour} {shape} is %s the {colour2} {shape2} ?",
+    "does the {colour} {shape} lie %s the {colour2} {shape2} ?",
+    "can you see the {colour} {shape} %s the {colour2} {shape2} ?",
+    "the {colour} {shape} stands %s the {colour2} {shape2} ?",
+    "you see the {colour} {shape} %s the {colour2} {shape2} ?",
     "can you find the {colour} {shape} %s the {colour2} {shape2} ?",
+    "do you find the {colour} {shape} %s the {colour2} {shape2} ?",
 )
-# The cases: what is asked, and its five wordings.
+_COUNT = (
+    "how many %s are there ?",
+    "how many %s do you see ?",
+    "what is the number of %s ?",
+    "the picture has how many %s ?",
+    "how many %s do you see in the picture ?",
+    "how many %s does the picture show ?",
+    "what is the number of %s in the picture ?",
+    "how many %s can you find ?",
+    "how many %s are in the picture ?",
+    "how many %s are there in the picture ?",
+)
+_LABEL = (
+    "what %(label)s is the %(thing)s ?",
+    "which %(label)s has the %(thing)s ?",
+    "the %(thing)s has what %(label)s ?",
+    "what is the %(label)s of the %(thing)s ?",
+    "what %(label)s is the %(thing)s in the picture ?",
+    "what %(label)s has the %(thing)s ?",
+    "the %(thing)s is of which %(label)s ?",
+    "the %(thing)s in the picture has which %(label)s ?",
+    "which %(label)s is the %(thing)s ?",
+    "what is the %(label)s of the %(thing)s in the picture ?",
+)
+# The cases: what is asked, and its ten wordings.
 SENTENCES = {
     "exists": (
         "is there {a} {colour} {shape} ?",
         "do you see {a} {colour} {shape} ?",
         "does the picture show {a} {colour} {shape} ?",
         "can you find {a} {colour} {shape} ?",
+        "do you see {a} {colour} {shape} in the picture ?",
+        "can you find {a} {colour} {shape} in the picture ?",
+        "is {a} {colour} {shape} there ?",
+        "is {a} {colour} {shape} in the picture ?",
         "is there {a} {colour} {shape} in the picture ?",
+        "can you see {a} {colour} {shape} ?",
     ),
-    "colour": (
-        "what colour is the {shape} ?",
-        "which colour has the {shape} ?",
-        "the {shape} has what colour ?",
-        "what is the colour of the {shape} ?",
-        "which colour is the {shape} ?",
-    ),
-    "shape": (
-        "what shape is the {colour} object ?",
-        "which shape has the {colour} object ?",
-        "the {colour} object has what shape ?",
-        "what is the shape of the {colour} object ?",
-        "which shape is the {colour} object ?",
-    ),
-    "count of all": (
-        "how many objects are there ?",
-        "how many objects do you see ?",
-        "what is the number of objects ?",
-        "the picture has how many objects ?",
-        "how many objects are in the picture ?",
-    ),
-    "count of a colour": (
-        "how many {colour} objects are there ?",
-        "how many {colour} objects do you see ?",
-        "what is the number of {colour} objects ?",
-        "the picture has how many {colour} objects ?",
-        "how many {colour} objects are in the picture ?",
-    ),
-    "count of a shape": (
-        "how many {shapes} are there ?",
-        "how many {shapes} do you see ?",
-        "what is the number of {shapes} ?",
-        "the picture has how many {shapes} ?",
-        "how many {shapes} are in the picture ?",
-    ),
+    "colour": tuple(sentence % {"label": "colour", "thing": "{shape}"} for sentence in _LABEL),
+    "shape": tuple(sentence % {"label": "shape", "thing": "{colour} object"} for sentence in _LABEL),
+    "count of all": tuple(sentence % "objects" for sentence in _COUNT),
+    "count of a colour": tuple(sentence % "{colour} objects" for sentence in _COUNT),
+    "count of a shape": tuple(sentence % "{shapes}" for sentence in _COUNT),
     "left": tuple(sentence % "left of" for sentence in _BESIDE),
     "right": tuple(sentence % "right of" for sentence in _BESIDE),
     "above": tuple(sentence % "above" for sentence in _BESIDE),
@@ -76,27 +80,44 @@ SENTENCES = {
         "which digit has the {colour} {shape} ?",
         "the {colour} {shape} has what digit ?",
         "what is the digit on the {colour} {shape} ?",
+        "what digit do you see on the {colour} {shape} ?",
+        "what digit has the {colour} {shape} ?",
+        "the {colour} {shape} has which digit ?",
+        "what digit does the {colour} {shape} show ?",
         "which digit is on the {colour} {shape} ?",
+        "which digit do you see on the {colour} {shape} ?",
     ),
     "motion": (
         "which way does the {colour} {shape} move ?",
         "what way does the {colour} {shape} move ?",
         "the {colour} {shape} moves which way ?",
         "do you see which way the {colour} {shape} moves ?",
+        "which way do you see the {colour} {shape} move ?",
+        "where does the {colour} {shape} move ?",
+        "the {colour} {shape} moves where ?",
+        "can you see which way the {colour} {shape} moves ?",
         "the {colour} {shape} moves what way ?",
+        "what way do you see the {colour} {shape} move ?",
     ),
     "caption": (
         "what do you see ?",
         "what is in the picture ?",
         "what does the picture show ?",
         "which objects are there ?",
+        "what do you see in the picture ?",
+        "which objects does the picture show ?",
+        "what can you see ?",
+        "which objects can you find in the picture ?",
         "which objects do you see ?",
+        "which objects are there in the picture ?",
     ),
 }
+# How many of the ten, the last, are held out of training.
+HELD_OUT = 2
 CASES = tuple(SENTENCES)
 # Longest question in words: all are filled to this width in front, so that the last word stands at one place.
-WIDTH = max(len(sentence.split()) for five in SENTENCES.values() for sentence in five)
-_OTHERS = {word for five in SENTENCES.values() for sentence in five for word in sentence.split()} - {
+WIDTH = max(len(sentence.split()) for ten in SENTENCES.values() for sentence in ten)
+_OTHERS = {word for ten in SENTENCES.values() for sentence in ten for word in sentence.split()} - {
     *BLANKS,
     *WAYS,
     "?",
@@ -107,6 +128,9 @@ WORDS = (
     *"0123456789", *sorted(_OTHERS),
 )  # fmt: skip
 CODES = {word: code for code, word in enumerate(WORDS)}
+# Words without which a question can still be understood, one by one.
+LIGHT = ("a", "an", "are", "can", "do", "does", "find", "has", "in", "is", "of", "on", "picture", "see", "show", "the")
+LIGHT += ("there", "what", "which", "you")
 
 
 def encode(sentences: list[str]) -> Int64[Tensor, "n t"]:
@@ -141,12 +165,12 @@ def decode(codes: Int64[Tensor, "n t"]) -> list[str]:
 
 
 @cache
-def forms() -> Int64[Tensor, "cases 5 t"]:
+def forms() -> Int64[Tensor, "cases 10 t"]:
     """All sentences as word numbers; blank i of `BLANKS` stands as -1 - i."""
     known = CODES | {blank: -1 - i for i, blank in enumerate(BLANKS)}
-    rows = [sentence.split() for five in SENTENCES.values() for sentence in five]
+    rows = [sentence.split() for ten in SENTENCES.values() for sentence in ten]
     codes = [[0] * (WIDTH - len(row)) + [known[word] for word in row] for row in rows]
-    return torch.tensor(codes).view(len(CASES), 5, WIDTH)
+    return torch.tensor(codes).view(len(CASES), 10, WIDTH)
 
 
 def fill(case: Int64[Tensor, " n"], wording: Int64[Tensor, " n"], blanks: Int64[Tensor, "n 6"]) -> Int64[Tensor, "n t"]:

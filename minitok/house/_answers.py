@@ -1,22 +1,24 @@
 """What the vision-language models of the house share: rows of questions and answers, losses, and right answers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from minitok.data.asked import RELATIONS
 from minitok.data.questions import KINDS, Questions
 from minitok.data.shapes import COLOURS, SHAPES
-from minitok.data.wordings import CODES
+from minitok.data.wordings import CODES, LIGHT, WORDS
 
 # Scenes of training have seeds from here on; where a figure is measured they are below.
 TRAINED = 2**31
 # Shapes, colours and digits that a patch can show, each with "none" first; digits also with "an object without".
 PARTS = (len(SHAPES) + 1, len(COLOURS) + 1, 12)
-# A digit weighs twice: only half of the larger objects have one.
-WEIGHTS = torch.tensor([2.0 if kind == "digit" else 1.0 for kind in KINDS])
+# A digit weighs twice: only half of the larger objects have one. Relations, learnt last, weigh more too.
+WEIGHTS = torch.tensor([{"digit": 2.0, **dict.fromkeys(RELATIONS, 1.5)}.get(kind, 1.0) for kind in KINDS])
 SPOKEN = KINDS.index("caption")
 
 
@@ -55,6 +57,13 @@ def packed(asked: Questions, captions: bool = True) -> tuple[Tensor, Tensor, Ten
     more = -len(slots) % 64
     slots = torch.tensor(slots + [slots[-1]] * more, device=asked.words.device)
     return F.pad(torch.cat(words, 1), (0, more)), slots, F.pad(torch.cat(targets, 1), (0, more), value=-100)
+
+
+def mumbled(asked: Questions, share: float = 0.1) -> Questions:
+    """The same questions with a random share of their `LIGHT` words left out: so that no wording is learnt by heart."""
+    light = torch.tensor([word in LIGHT for word in WORDS], device=asked.words.device)
+    lost = light[asked.words] & (torch.rand(asked.words.shape, device=asked.words.device) < share)
+    return replace(asked, words=asked.words.masked_fill(lost, 0))
 
 
 def answer_loss(

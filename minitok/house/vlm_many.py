@@ -29,6 +29,7 @@ from minitok.house._answers import (
     dense_loss,
     in_parts,
     likeliest,
+    mumbled,
     packed,
     right_by_kind,
     shown,
@@ -128,7 +129,7 @@ def train(folder: pathlib.Path, options: Options) -> nn.Module:
 
     def loss(model: nn.Module, step: int) -> Tensor:
         made = list(groups(int(torch.randint(TRAINED, 2**39, ())), device).values())
-        texts = [packed(group.asked, captions=isinstance(group.drawn, Clips)) for group in made]
+        texts = [packed(mumbled(group.asked), captions=isinstance(group.drawn, Clips)) for group in made]
         words, slots, targets = (list(part) for part in zip(*texts, strict=True))
         logits, dense = model([group.pictures for group in made], words, slots)
         parts = zip(logits, made, slots, targets, strict=True)
