@@ -1,36 +1,77 @@
 """What CI demands of a finished notebook, as one read-only check: `problems(path)` names what is wrong."""
 
+import ast
+import math
 import pathlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from minitok.course import execution, lessons
+from minitok.course import execution, lessons, registry
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-MAX_BYTES = 250_000
-MAX_LINES = 15
+MAX_BYTES = 200_000
+MAX_LINES = 12
 MAX_WORDS = 120
-CODE_CELLS = range(10, 31)
+FEWEST_CELLS = 10
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a notebook may take at most: CPU seconds to run, minutes to read, code cells."""
+
+    cpu: int
+    minutes: int
+    cells: int
+
+
+LESSON, ROOMY = Limits(cpu=12, minutes=15, cells=22), Limits(cpu=20, minutes=20, cells=28)
+
+
+def limits_of(path: pathlib.Path) -> Limits:
+    """A paper's lesson has less room than a parent's, an overview or an opening notebook."""
+    parents = {row.slug for row in registry.rows() if row.parent}
+    roomy = path.parent.name == "00_start" or path.stem == "00_overview" or path.stem[3:] in parents
+    return ROOMY if roomy else LESSON
 
 
 def problems(path: pathlib.Path) -> list[str]:
     """What is wrong with a notebook and its source, one sentence each; an empty list for a good pair."""
-    import nbformat
-
     source = lessons.source_of(path)
     if not source.exists():
         return [f"has no source {source.parent.name}/{source.name}"]
+    return [*faults(path), *excesses(path)]
+
+
+def faults(path: pathlib.Path) -> list[str]:
+    """How a notebook differs from its source, or from one that was run and proves something."""
+    import nbformat
+
     notebook = nbformat.read(path, 4)
-    found = [*_pair(notebook, source), *_run(notebook), *_cells(notebook)]
-    size, code = path.stat().st_size, sum(cell.cell_type == "code" for cell in notebook.cells)
-    if size >= MAX_BYTES:
+    return [*_pair(notebook, lessons.source_of(path)), *_run(notebook)]
+
+
+def excesses(path: pathlib.Path) -> list[str]:
+    """What a notebook has too much of, or too little."""
+    import nbformat
+
+    notebook, limits = nbformat.read(path, 4), limits_of(path)
+    facts = notebook.metadata.get("minitok", {})
+    code = sum(cell.cell_type == "code" for cell in notebook.cells)
+    found = [*_cells(notebook)]
+    if (size := path.stat().st_size) >= MAX_BYTES:
         found.append(f"has {size} bytes, {MAX_BYTES} or more")
-    lesson = not path.parent.name.startswith("00_") and not path.name.startswith("00_")
-    if lesson and code not in CODE_CELLS:
-        found.append(f"has {code} code cells, not {CODE_CELLS.start} to {CODE_CELLS.stop - 1}")
+    if code > limits.cells:
+        found.append(f"has {code} code cells, more than {limits.cells}")
+    if limits is LESSON and code < FEWEST_CELLS:
+        found.append(f"has {code} code cells, fewer than {FEWEST_CELLS}")
+    if (minutes := facts.get("minutes", 0)) > limits.minutes:
+        found.append(f"takes {minutes} minutes to read, more than {limits.minutes}")
+    if (cpu := facts.get("cpu", math.inf)) > limits.cpu:
+        found.append(f"takes {cpu} CPU seconds, more than {limits.cpu}")
     return found
 
 
@@ -51,6 +92,10 @@ def _run(notebook: "NotebookNode") -> Iterator[str]:
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     outputs = [output for cell in code for output in cell.outputs]
     counts = [cell.execution_count for cell in code]
+    if not any(counts):
+        yield "has no cell that ran"
+    if not any(isinstance(node, ast.Assert) for cell in code for node in ast.walk(ast.parse(cell.source))):
+        yield "proves nothing: it holds no assert"
     if counts != list(range(1, len(code) + 1)):
         yield f"was not run top to bottom: its cells are numbered {counts}"
     if any(output.output_type == "error" for output in outputs):

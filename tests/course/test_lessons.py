@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from minitok.course import building, lessons
-from minitok.course.rules import problems
+from minitok.course.rules import excesses, problems
 
 SOURCE = """# %% [markdown]
 # # Doubling
@@ -56,6 +56,10 @@ def copy(built: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     return tmp_path / "00_start" / built.name
+
+
+def code(book: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in book.cells if cell.cell_type == "code"]
 
 
 def edited(path: pathlib.Path, edit: Callable[[nbformat.NotebookNode], object]) -> pathlib.Path:
@@ -170,16 +174,18 @@ def test_paths_may_name_sources_notebooks_and_folders(copy: pathlib.Path, monkey
         (lambda book: book.metadata.minitok.update(source="0"), "another version of its source"),
         (lambda book: book.cells[2].update(execution_count=7), "not run top to bottom"),
         (lambda book: book.cells[2].update(execution_count=None), "not run top to bottom"),
+        (lambda book: [cell.update(execution_count=None) for cell in code(book)], "has no cell that ran"),
+        (lambda book: book.cells[-1].update(source="1"), "it holds no assert"),
         (lambda book: book.metadata.update(widgets={}), "state of widgets"),
         (
             lambda book: book.cells[2].outputs.append(nbformat.v4.new_output("error", evalue="x")),
             "holds an error",
         ),
         (lambda book: book.cells[2].outputs[0].update(text="<A at 0x7f0123456789>"), "address"),
-        (lambda book: book.cells[2].outputs[0].update(text="x" * 250_000), "250000 or more"),
+        (lambda book: book.cells[2].outputs[0].update(text="x" * 200_000), "200000 or more"),
         (lambda book: book.cells[0].update(source="# A\n# B"), "2 lines `# Title`"),
         (lambda book: book.cells[0].update(source="# A\n" + "word " * 120), "121 words before cell 3"),
-        (lambda book: book.cells[2].update(source="x\n" * 16), "16 lines in cell 3"),
+        (lambda book: book.cells[2].update(source="x\n" * 13), "13 lines in cell 3"),
     ],
 )
 def test_each_rule_finds_what_breaks_it(
@@ -188,11 +194,36 @@ def test_each_rule_finds_what_breaks_it(
     assert problem in "; ".join(problems(edited(copy, edit)))
 
 
-def test_a_lesson_has_10_to_30_code_cells(copy: pathlib.Path) -> None:
-    course = copy.parents[1]
-    (course / "00_start").rename(course / "01_quantize")
-    (course / "src" / "00_start").rename(course / "src" / "01_quantize")
-    assert problems(course / "01_quantize" / copy.name) == ["has 3 code cells, not 10 to 30"]
+def long(book: nbformat.NotebookNode) -> None:
+    more = [nbformat.v4.new_code_cell("1") for _ in range(25)]
+    book.cells += more
+    book.metadata.minitok.update(cpu=16.0, minutes=18)
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        ("01_quantize/06_wetok", "more than 15; takes 16.0 CPU seconds, more than 12"),
+        ("01_quantize/08_tokenbridge", "has 28 code cells, more than 22; takes 18 minutes"),
+        ("01_quantize/00_overview", ""),
+        ("01_quantize/01_vq", ""),
+        ("00_start/00_tour", ""),
+    ],
+)
+def test_parents_overviews_and_openings_have_more_room(copy: pathlib.Path, place: str, problem: str) -> None:
+    path = edited(copy, long).rename(copy.with_name(f"{place.split('/')[1]}.ipynb"))
+    path.parent.rename(target := path.parents[1] / f"{place.split('/')[0]}-")
+    target = target.rename(target.with_name(place.split("/")[0]))
+    told = "; ".join(excesses(target / path.name))
+    assert problem in told
+    assert bool(told) == bool(problem)
+
+
+def test_a_lesson_has_10_code_cells_and_a_cost(copy: pathlib.Path) -> None:
+    edited(copy, lambda book: book.metadata.minitok.pop("cpu"))
+    (copy.parents[1] / "00_start").rename(copy.parents[1] / "01_quantize")
+    found = excesses(copy.parents[1] / "01_quantize" / copy.name)
+    assert found == ["has 3 code cells, fewer than 10", "takes inf CPU seconds, more than 12"]
 
 
 def test_a_notebook_without_a_source_is_found(copy: pathlib.Path) -> None:

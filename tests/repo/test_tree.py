@@ -9,11 +9,8 @@ import subprocess
 import pytest
 
 from minitok import files, papers
-from minitok.course import lessons
-from minitok.course.rules import problems
 
 ROOT = pathlib.Path(__file__).parents[2]
-NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").glob("*/*.ipynb") if path.parent.name != "src")
 SKIPPED = {".ipynb_checkpoints", "__pycache__"}
 SUFFIXES = {".py", ".md", ".toml", ".txt", ".yml", ".ipynb", ".json", ".cff", ".cfg", ""}
 TOP_LEVEL = {
@@ -127,15 +124,6 @@ def test_a_file_without_a_row_is_found(tmp_path: pathlib.Path) -> None:
 def test_a_lesson_that_has_a_notebook_is_complete_and_fresh() -> None:
     begun = [row.slug for row in papers.rows() if papers.places(row.slug)["notebook"].exists()]
     assert [slug for slug in begun if papers.status(slug) != "working"] == []
-
-
-def test_every_source_has_its_notebook() -> None:
-    assert [str(path) for path in lessons.sources() if not lessons.notebook_of(path).exists()] == []
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_a_notebook_keeps_the_rules(path: pathlib.Path) -> None:
-    assert problems(path) == []
 
 
 def test_every_checkpoint_is_small_and_has_its_card() -> None:
