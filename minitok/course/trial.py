@@ -5,11 +5,12 @@ import inspect
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from minitok import files
 from minitok.course.swaps import kept_as_it_was, replaced
@@ -18,6 +19,9 @@ from minitok.course.swaps import kept_as_it_was, replaced
 NOT_ASKED = re.compile(
     r"refuse|half|float16|float64|dtype|autocast|compile|device|meta\b|state_dict|empty|triton|fast_path|METHODS\)"
 )
+# The relative and absolute tolerances of `torch.testing.assert_close`.
+TOLERANCES = {torch.float16: (1e-3, 1e-5), torch.bfloat16: (1.6e-2, 1e-5), torch.float32: (1.3e-6, 1e-5)}
+TOLERANCES[torch.float64] = (1e-7, 1e-7)
 OPTIONS = ("-x", "--import-mode=importlib", "-o", "addopts=", "-o", "filterwarnings=", "-p", "no:terminal")
 PLUGINS_LEFT_OUT = ("cacheprovider", "capture", "doctest", "faulthandler", "logging", "threadexception")
 PLUGINS_LEFT_OUT += ("unraisableexception", "warnings")
@@ -96,7 +100,10 @@ def run(slug: str, paths: list[Path], original: Any, mine: Any) -> Recorder:
 
 @contextlib.contextmanager
 def watched(recorder: Recorder) -> Iterator[None]:
-    """Lets the recorder see what `torch.equal`, `torch.allclose` and `assert_close` found to be different."""
+    """Lets the recorder see what `torch.equal`, `torch.allclose` and `assert_close` found to be different.
+
+    In place of torch's own `assert_close`, whose first call imports for seconds, it is `agree`.
+    """
     before = torch.equal, torch.allclose, torch.testing.assert_close
 
     def seen(compare: Callable[..., Any]) -> Callable[..., Any]:
@@ -109,8 +116,30 @@ def watched(recorder: Recorder) -> Iterator[None]:
 
         return wrapper
 
-    torch.equal, torch.allclose, torch.testing.assert_close = map(seen, before)
+    torch.equal, torch.allclose, torch.testing.assert_close = map(seen, (torch.equal, torch.allclose, agree))
     try:
         yield
     finally:
         torch.equal, torch.allclose, torch.testing.assert_close = before
+
+
+def agree(actual: Any, expected: Any, *, atol: Any = None, rtol: Any = None, **options: Any) -> None:
+    """Raises `AssertionError` where `torch.testing.assert_close` does, for tensors, numbers and sequences of them."""
+    if isinstance(actual, Sequence) and isinstance(expected, Sequence):
+        if len(actual) != len(expected):
+            raise AssertionError(f"{len(actual)} values, not {len(expected)}")
+        for pair in zip(actual, expected, strict=True):
+            agree(*pair, atol=atol, rtol=rtol, **options)
+        return
+    if not all(isinstance(value, Tensor | int | float | complex) for value in (actual, expected)):
+        raise AssertionError("not both are tensors or numbers")
+    exact = isinstance(actual, Tensor) and isinstance(expected, Tensor) and options.get("check_dtype", True)
+    actual, expected = torch.as_tensor(actual), torch.as_tensor(expected)
+    kinds = actual.dtype, expected.dtype
+    if actual.shape != expected.shape or (exact and kinds[0] != kinds[1]):
+        raise AssertionError("the shapes or types differ")
+    if atol is None or rtol is None:
+        rtol, atol = max(TOLERANCES.get(kind, (0.0, 0.0)) for kind in kinds)
+    alike = options.get("equal_nan", False)
+    if not torch.isclose(actual.to(kinds[1]), expected, rtol=rtol, atol=atol, equal_nan=alike).all():
+        raise AssertionError("the values differ")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from minitok import cli, files, papers, reduce
-from minitok.course import check, swaps, wording
+from minitok.course import check, swaps, trial, wording
 from minitok.quantize import VQ
 from minitok.quantize._common import Quantized, straight_through
 from minitok.reduce import Reduction
@@ -252,3 +252,41 @@ def test_a_method_of_the_readers_own_meets_the_contract_of_its_chapter():
     told = papers.check("reduce", one_too_few)
     assert not told.startswith("right")
     assert "leaves as many tokens as promised" in told
+
+
+SOME = torch.tensor([1.0, 2.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "options"),
+    [
+        (SOME, SOME + 1e-5, {}),
+        (SOME, SOME + 1e-4, {}),
+        (SOME, SOME + 1e-4, {"atol": 2e-4, "rtol": 0}),
+        (SOME, SOME * 1.01, {"atol": 0, "rtol": 0.02}),
+        (SOME, SOME.double(), {}),
+        (SOME, SOME.double(), {"check_dtype": False}),
+        (SOME.bfloat16(), SOME.bfloat16() * 1.01, {}),
+        (SOME.long(), SOME.long(), {}),
+        (SOME.long(), SOME.long() + 1, {}),
+        (SOME > 2, SOME > 3, {}),
+        (SOME, SOME[:2], {}),
+        (SOME, SOME[None], {}),
+        (SOME / 0 * 0, SOME / 0 * 0, {}),
+        (SOME / 0 * 0, SOME / 0 * 0, {"equal_nan": True}),
+        ((SOME, SOME), [SOME, SOME], {}),
+        ((SOME, SOME), (SOME, SOME + 1), {}),
+        ((SOME,), (SOME, SOME), {}),
+        (1.0, 1.0, {}),
+        (1.0, 1.1, {}),
+    ],
+)
+def test_agree_judges_as_torch_does(actual, expected, options):
+    def fails(compare):
+        try:
+            compare(actual, expected, **options)
+        except AssertionError:
+            return True
+        return False
+
+    assert fails(trial.agree) is fails(torch.testing.assert_close)
