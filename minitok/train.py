@@ -16,6 +16,7 @@ from tqdm import tqdm
 from minitok.checkpoints import NAME, Run, held_back, seconds_spent
 from minitok.checks import check_finite, whole
 from minitok.devices import faster, launch, pick_device, stopped
+from minitok.optimizers import AdamW
 
 __all__ = ["Plan", "fit", "pick_device", "seconds_spent"]
 
@@ -84,7 +85,7 @@ def fit(
     fabric = launch(device, devices) if devices != 1 else None
     where, rank = (fabric.device, fabric.global_rank) if fabric else (pick_device(device), 0)
     model.to(where).train()
-    optimizer = torch.optim.AdamW(groups(model, plan), lr=plan.lr, betas=plan.betas, fused=where.type == "cuda")
+    optimizer = AdamW(groups(model, plan), lr=plan.lr, betas=plan.betas, fused=where.type == "cuda")
     runner, stepper = fabric.setup(model, optimizer) if fabric else (model, optimizer)
     # Taken after the set-up, which gives all processes the weights of the first.
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}

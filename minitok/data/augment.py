@@ -27,9 +27,9 @@ def affine(
     `shift` of the half width, mirrored half of the time with `flip`, and up to `squeeze` times wider than high or
     higher than wide. What lies outside repeats the border. Raises `ValueError` for ranges that are empty.
     """
-    if not 0 < zoom[0] <= zoom[1]:
+    if not 0 < zoom[0] <= zoom[1] < math.inf:
         raise ValueError(f"zoom={zoom} came, expected 0 < low <= high")
-    if degrees < 0 or shift < 0 or squeeze < 1:
+    if not (0 <= degrees < math.inf and 0 <= shift < math.inf and 1 <= squeeze < math.inf):
         raise ValueError(f"degrees={degrees}, shift={shift}, squeeze={squeeze} came, expected at least 0, 0 and 1")
     b = len(images)
     angle = uniform(b, -degrees, degrees, images) * math.pi / 180

@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from minitok.optimizers import Adam
+from minitok.train import check_step
+
 
 class Bottleneck(nn.Module):
     """Encoder, quantizer, decoder; `quantizer=None` lets vectors of width `d` pass as they are.
@@ -71,19 +74,22 @@ def train(
     """Trains in place on batches of 32 with Adam and a cosine down to zero; returns the model in eval mode.
 
     A quantizer with `start_from` starts its codebook on vectors of the first 200 images. Choose `lr` and the like on
-    images that are in neither set: `parts` cuts some off.
+    images that are in neither set: `parts` cuts some off. Raises `ArithmeticError` before a step whose loss or gradient
+    is not finite.
     """
     torch.manual_seed(seed)
     start = getattr(model.quantizer, "start_from", None)
     if start is not None:
         start(model.vectors(images[:200]).detach())
-    optimizer = torch.optim.Adam(model.train().parameters(), lr=lr)
+    optimizer = Adam(model.train().parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
+    for step in range(steps):
         batch = images[torch.randint(len(images), (32,), device=images.device)]
         rebuilt, loss = model(batch)
         optimizer.zero_grad()
-        (F.mse_loss(rebuilt, batch) + loss).backward()
+        (total := F.mse_loss(rebuilt, batch) + loss).backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        check_step(total.detach(), nn.utils.get_total_norm(gradients), step)
         optimizer.step()
         schedule.step()
     return model.eval()

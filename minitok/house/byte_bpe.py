@@ -4,6 +4,7 @@ Text is cut into words, each number sign on its own; a word is a list of bytes; 
 of the earliest merge do, until none may. So `decode(encode(text)) == text` for any text whose bytes all have tokens.
 """
 
+import functools
 import itertools
 import re
 import sys
@@ -12,11 +13,15 @@ from collections.abc import Sequence
 
 # White space as Unicode defines it: Python's \s has four control characters more.
 SPACE = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
-# What Unicode takes for a number and Python's \d does not, such as fractions and Roman numerals.
-OTHER_NUMBERS = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c) in ("Nl", "No"))
-NUMBER = re.compile(f"([\\d{OTHER_NUMBERS}])")
 # Of text without number signs, so that letters are what \w has beside the underscore.
 WORD = re.compile(f"'(?:[stmd]|re|ve|ll)| ?[^\\W_]+| ?(?:[^\\w{SPACE}]|_)+|[{SPACE}]+(?![^{SPACE}])|[{SPACE}]+")
+
+
+@functools.cache
+def number() -> re.Pattern[str]:
+    """A number sign: besides those of Python's \\d what Unicode takes for one, such as fractions and Roman numerals."""
+    others = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c) in ("Nl", "No"))
+    return re.compile(f"([\\d{others}])")
 
 
 def signs() -> dict[int, str]:
@@ -36,7 +41,7 @@ def words(text: str) -> list[str]:
     >>> words("it's  16 bits")
     ['it', "'s", '  ', '1', '6', ' bits']
     """
-    parts = NUMBER.split(text)
+    parts = number().split(text)
     return [word for i, part in enumerate(parts) for word in ([part] if i % 2 else WORD.findall(part))]
 
 

@@ -74,3 +74,10 @@ def test_parts_share_the_images_out(images):
 def test_a_part_without_images_is_refused(images, held):
     with pytest.raises(ValueError, match=f"held={held}"):
         parts(images, held=held)
+
+
+def test_a_picture_that_holds_no_numbers_ends_training_before_it_ruins_the_weights(images):
+    model = Bottleneck(None, d=3)
+    with pytest.raises(ArithmeticError, match="the loss is nan at step 0"):
+        train(model, images * torch.nan, steps=2)
+    assert all(weight.isfinite().all() for weight in model.parameters())
