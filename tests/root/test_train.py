@@ -47,7 +47,7 @@ def start(folder, end="none", devices=1):
     root = str(SCRIPT.parents[2])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root, "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(SCRIPT), str(folder), end, str(devices)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
     return done.returncode, done.stdout, done.stderr
 
 
