@@ -1,4 +1,4 @@
-"""The commands: minitok tour | papers | train | bench | league | data | notebooks | lab."""
+"""The commands: minitok tour | papers | train | bench | league | data | notebooks | docs | lab."""
 
 import argparse
 import json
@@ -78,6 +78,8 @@ def _add_others(command: Callable[..., argparse.ArgumentParser]) -> None:
     notebooks.add_argument("--jobs", type=int, default=1, metavar="N", help="make so many at a time (default: 1)")
     notebooks.add_argument("--fresh-kernels", action="store_true", help="start each kernel anew, fork none")
 
+    command("docs", _docs, "make the notebooks into a site, in build/site", "docs")
+
     lab = command("lab", _lab, "open the course in JupyterLab, at the tour", "lab --no-browser")
     lab.add_argument("rest", nargs="*", metavar="...", help="whatever follows is passed on to jupyter lab")
 
@@ -128,7 +130,7 @@ def _train(given: argparse.Namespace) -> None:
 
     house.recipe(given.name)
     options = house.Options(steps=given.steps, seed=given.seed, device=given.device, devices=given.devices)
-    folder = given.folder or pathlib.Path("runs", given.name)
+    folder = files.check_target((given.folder or pathlib.Path("runs", given.name)) / "card.json").parent
     found = records.depends("checkpoints", given.name)
     card = house.train(given.name, folder, options, ship=given.ship)
     if card:
@@ -139,6 +141,7 @@ def _train(given: argparse.Namespace) -> None:
 def _bench(given: argparse.Namespace) -> None:
     from minitok.course import bench
 
+    out = files.check_target(given.json) if given.json else None
     if given.kernels:
         from minitok.course import kernels, records
 
@@ -147,8 +150,8 @@ def _bench(given: argparse.Namespace) -> None:
     else:
         figures = bench.measure(given.names, given.device)
         print(bench.table(figures))
-    if given.json:
-        files.write(given.json, json.dumps(figures, indent=2) + "\n")
+    if out:
+        files.write(out, json.dumps(figures, indent=2) + "\n")
 
 
 def _league(given: argparse.Namespace) -> None:
@@ -157,7 +160,7 @@ def _league(given: argparse.Namespace) -> None:
 
     stages.league(given.name)
     options = house.Options(steps=given.steps, device=given.device)
-    folder = given.folder or pathlib.Path("runs", f"league-{given.name}")
+    folder = files.check_target((given.folder or pathlib.Path("runs", f"league-{given.name}")) / "facts.json").parent
     found = records.depends("leagues", given.name)
     facts = stages.compute(given.name, folder, options, given.ship)
     records.stamp("leagues", given.name, found, folder, given.ship)
@@ -180,6 +183,12 @@ def _notebooks(given: argparse.Namespace) -> int:
     from minitok.course import building
 
     return 1 if building.build_all(given.paths, given.jobs, given.fresh_kernels) else 0
+
+
+def _docs(given: argparse.Namespace) -> None:
+    from minitok.course import site
+
+    print(f"the site begins at {site.build()}")
 
 
 def _lab(given: argparse.Namespace) -> None:

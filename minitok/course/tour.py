@@ -24,14 +24,19 @@ PAGE = """<!DOCTYPE html>
 :root {{ color-scheme: light dark; }}
 body {{ max-width: 46rem; margin: 2rem auto; padding: 0 1rem; font: 1.05rem/1.6 system-ui, sans-serif; }}
 img, svg {{ max-width: 100%; height: auto; }}
-pre {{ overflow-x: auto; font: 0.9rem/1.4 ui-monospace, monospace; }}
-table {{ border-collapse: collapse; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; font: 0.9rem/1.4 ui-monospace, monospace; }}
+table {{ display: block; overflow-x: auto; border-collapse: collapse; }}
+p, li, h1, h2, h3 {{ overflow-wrap: anywhere; }}
+footer {{ margin-top: 3rem; border-top: 1px solid #8888; font-size: 0.9rem; }}
 th, td {{ padding: 0.2rem 0.8rem; border-bottom: 1px solid #8888; text-align: left; }}
+@media (max-width: 40rem) {{ th, td {{ padding: 0.2rem; font-size: 0.85rem; }} pre {{ font-size: 0.75rem; }} }}
 .output_stderr {{ display: none; }}
 </style>
 </head>
 <body>
 {body}
+<footer><p>This page was made by the tour of minitok, a course on tokens. There, it is a notebook: each picture stands
+beside the few lines that made it, and lessons follow on every step.</p></footer>
 </body>
 </html>
 """
@@ -48,7 +53,7 @@ def check_picture(path: str | os.PathLike[str]) -> pathlib.Path:
 def page(notebook: "NotebookNode") -> str:
     """A notebook that was run, as an HTML page: text and results without code, pictures inside, no scripts.
 
-    Cells tagged `interactive` are left out, as are widgets: both need a kernel.
+    Cells tagged `interactive` are left out, as are widgets: they need a kernel, or speak of what is not on the page.
     """
     from nbconvert import HTMLExporter
 
@@ -75,10 +80,10 @@ def tour(
     """Runs the tour on a picture and writes it to `out`; returns the page's absolute path.
 
     The notebook reads the picture's path from the variable MINITOK_PICTURE. Raises as `check_picture` does,
-    `FileNotFoundError` outside a clone of the project, and `CellError` when a cell fails; `out` is written
-    whole or not at all.
+    `FileNotFoundError` outside a clone of the project, `ValueError` before the work when `out` cannot be written,
+    and `CellError` when a cell fails; `out` is written whole or not at all.
     """
-    path, target = check_picture(picture), pathlib.Path(out).resolve()
+    path, target = check_picture(picture), files.check_target(out)
     if not source.exists():
         raise FileNotFoundError("the tour's notebook is not here: run it in a clone of the project")
     notebook = lessons.read_source(source)

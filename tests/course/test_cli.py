@@ -7,13 +7,14 @@ import sys
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import minitok
-from minitok import cli, house, papers
-from minitok.course import bench, building, catalogue, lab
+from minitok import cli, house, papers, stages
+from minitok.course import bench, building, catalogue, kernels, lab
 from minitok.course import tour as tours
 
-COMMANDS = ("tour", "papers", "train", "bench", "data", "notebooks", "lab")
+COMMANDS = ("tour", "papers", "train", "bench", "data", "notebooks", "docs", "lab")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -132,8 +133,8 @@ def test_train_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: py
     )
     plain, full = house.Options(), house.Options(steps=3, seed=7, device="cpu", devices=2)
     assert calls == [
-        (("vit", pathlib.Path("runs", "vit"), plain), {"ship": False}),
-        (("vit", pathlib.Path("x"), full), {"ship": True}),
+        (("vit", pathlib.Path("runs", "vit").absolute(), plain), {"ship": False}),
+        (("vit", pathlib.Path("x").absolute(), full), {"ship": True}),
     ]
 
 
@@ -190,3 +191,47 @@ def test_every_house_model_has_a_benchmark_that_runs() -> None:
     figures = bench.measure(device="cpu", seconds=0.001)
     assert [row["name"] for row in figures["rows"]] == list(bench.CASES)
     assert "torch" in bench.table(figures)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tour", "cat.png", "--out"],
+        ["bench", "--json"],
+        ["bench", "--kernels", "--json"],
+        ["train", "digits", "--folder"],
+        ["league", "reduce", "--folder"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("target", ["folder", "file/x.html"])
+def test_what_cannot_be_written_is_told_before_the_work(
+    arguments: list[str],
+    target: str,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("the work has begun")
+
+    for module, name in ((tours.execution, "run"), (bench, "measure"), (kernels, "measure"), (house, "train")):
+        monkeypatch.setattr(module, name, work)
+    monkeypatch.setattr(stages, "compute", work)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "card.json").mkdir(parents=True)
+    (tmp_path / "folder" / "facts.json").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "cat.png")
+    assert cli.main([*arguments, target]) == 2
+    told = "is a folder" if target == "folder" else "cannot be written: Not a directory"
+    assert told in capsys.readouterr().err
+
+
+def test_a_folder_for_a_run_begins_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    folders: list[pathlib.Path] = []
+    monkeypatch.setattr(house, "train", lambda name, folder, options, ship: folders.append(folder))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert cli.main(["train", "digits", "--folder", "~/run"]) == 0
+    assert folders == [tmp_path / "run"]

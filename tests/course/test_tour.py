@@ -2,11 +2,14 @@
 
 import html.parser
 import pathlib
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from minitok.course import lessons
+from minitok.course import tour as tours
 from minitok.course.execution import CellError
 from minitok.course.tour import check_picture, tour
 
@@ -111,3 +114,19 @@ def test_what_is_no_picture_is_refused(picture: pathlib.Path, tmp_path: pathlib.
 def test_a_tour_outside_a_clone_says_so(picture: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match="in a clone of the project"):
         tour(picture, tmp_path / "tour.html", tmp_path / "nothing.py")
+
+
+def test_what_the_page_says_makes_sense_alone() -> None:
+    cells = lessons.read_source(tours.SOURCE).cells
+    told = [c.source for c in cells if c.cell_type == "markdown" and "interactive" not in c.metadata.get("tags", [])]
+    assert re.findall(r"(?i)`None`|slider|kernel|notebook|\bcells?\b|\.ipynb", "\n".join(told)) == []
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_work(
+    source: pathlib.Path, picture: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tours.execution, "run", lambda *_, **__: pytest.fail("the work has begun"))
+    with pytest.raises(ValueError, match="is a folder: name a file in it"):
+        tour(picture, picture.parent, source)
+    with pytest.raises(ValueError, match="cannot be written"):
+        tour(picture, picture / "page.html", source)

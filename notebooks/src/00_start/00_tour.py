@@ -22,7 +22,8 @@ from minitok.quantize.fsq import bound
 
 # %% [markdown]
 # ## 1. A picture
-#
+
+# %% [markdown] tags=["interactive"]
 # If you give none, it is a portrait of Grace Hopper, who wrote one of the first compilers (United States Navy, public
 # domain). To follow a picture of your own, put its path in place of `None`.
 
@@ -94,7 +95,7 @@ viz.show(viz.images(swatches, columns=8, height=0.32, title=title), photo=True, 
 # ## 4. Back to pixels
 #
 # The decoder makes a picture from the codes. It was trained on photographs of clothes and on crops of eleven others;
-# the portrait was not among them. How close it comes is measured as *PSNR*, in decibels (dB): 3 dB more halve the
+# the picture above was not among them. How close it comes is measured as *PSNR*, in decibels (dB): 3 dB more halve the
 # squared error.
 
 # %%
@@ -104,9 +105,9 @@ pair = torch.cat([image[None], rebuilt])
 viz.show(viz.images(pair, titles, height=1.92), photo=True, alt="the picture, and beside it the rebuilt one")
 
 # %% [markdown]
-# The large forms survive, fine marks do not. Codes are read row by row, like writing. The slider (it needs a running
-# kernel) gives the decoder only the first codes: a row settles when the one below it is known, since the decoder looks
-# at neighbours. Unknown places are blank.
+# The large forms survive, fine marks do not. Codes are read row by row, like writing. Here the decoder has only the
+# first of them: a row settles when the one below it is known, since the decoder looks at neighbours. Unknown places
+# are blank.
 
 
 # %%
@@ -119,6 +120,9 @@ def first_codes(codes_given=112):
 
 
 first_codes()
+
+# %% [markdown] tags=["interactive"]
+# The slider (it needs a running kernel) says how many codes are known.
 
 # %% tags=["interactive"]
 control = viz.slider(first_codes, codes_given=(0, 256, 16))
@@ -161,6 +165,8 @@ for name in ("JPEG", "WEBP", "codes"):
 #
 # `image_gpt` is a transformer that sees only what came before: the kind of clothes asked for
 # and the codes so far. It gives a probability to each of the 4,096 next codes. Draw one, append it, ask again.
+
+# %% [markdown] tags=["interactive"]
 # (`guidance` above 1 exaggerates what sets the kind apart.)
 
 # %%
@@ -177,9 +183,12 @@ new = tokenizer.decode(drawn[..., None])
 viz.show(viz.images(new, wanted, columns=6, height=1.28), photo=True, alt="six drawn pictures of clothes")
 
 # %% [markdown]
-# Some kinds succeed better than others. (Are they copies of photographs that the model has seen?
-# [The house models](02_house_models.ipynb) looks for the nearest ones.) Here are the first two again, uncovered in the
-# order in which their codes were drawn.
+# Some kinds succeed better than others. Here are the first two again, uncovered in the order in which their codes were
+# drawn.
+
+# %% [markdown] tags=["interactive"]
+# (Are they copies of photographs that the model has seen? [The house models](02_house_models.ipynb) looks for the
+# nearest ones.)
 
 # %%
 both = torch.nn.functional.pad(new[:2], (1, 1), value=0.9)
@@ -209,7 +218,7 @@ titles = ["12,288 bytes", "256 codes", "rebuilt", f"new: {wanted[0]}", f"new: {w
 strip = torch.cat([image[None], as_colours, rebuilt, new[:2]])
 viz.show(viz.images(strip, titles, columns=5, height=1.28), photo=True, alt="picture, codes, rebuilt, new")
 
-# %% [markdown]
+# %% [markdown] tags=["interactive"]
 # ## Where to go next
 #
 # - [How to read a lesson](01_how_to_read.ipynb): how lessons are built, how to run and change them.
