@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     tour.add_argument("--out", default="tour.html", metavar="FILE", help="the page to write (default: %(default)s)")
 
     commands.add_papers(command("papers", commands.papers, "list the papers, or show one", "papers --chapter quantize"))
+    commands.add_path(command("path", commands.path, "say what to read before a lesson, in order", "path tome"))
     commands.add_check(
         command("check", commands.check, "run a lesson's tests on a version of yours", "check tome mine.py:tome")
     )

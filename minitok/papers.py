@@ -15,6 +15,7 @@ from minitok.course.catalogue import (
     update_readme,
 )
 from minitok.course.measures import Measure, better, not_worse
+from minitok.course.paths import Step, path, path_table
 from minitok.course.records import Stale, stale
 from minitok.course.registry import Chapter, Paper, chapter, chapters, get, places, rows, source_hash
 from minitok.course.registry import status_of as status
@@ -26,6 +27,7 @@ __all__ = [
     "Measure",
     "Paper",
     "Stale",
+    "Step",
     "Verdict",
     "as_dicts",
     "better",
@@ -38,6 +40,8 @@ __all__ = [
     "fill_readme",
     "get",
     "not_worse",
+    "path",
+    "path_table",
     "places",
     "readme_table",
     "recorded_verdict",

@@ -46,3 +46,15 @@ def check(given: argparse.Namespace) -> int:
     told = papers.check(given.slug, load(given.version))
     print(told)
     return 0 if told.startswith("right") else 1
+
+
+def add_path(command: argparse.ArgumentParser) -> None:
+    """The options of `minitok path`."""
+    command.add_argument("slug", help="the lesson that you want to read")
+
+
+def path(given: argparse.Namespace) -> None:
+    """Prints what to read before a lesson, in order, with minutes."""
+    from minitok import papers
+
+    print(papers.path_table(given.slug))
