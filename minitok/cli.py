@@ -181,9 +181,11 @@ def _data(given: argparse.Namespace) -> None:
 
 
 def _notebooks(given: argparse.Namespace) -> int:
-    from minitok.course import building
+    from minitok.course import building, catalogue
 
-    return 1 if building.build_all(given.paths, given.jobs, given.fresh_kernels) else 0
+    failed = building.build_all(given.paths, given.jobs, given.fresh_kernels)
+    catalogue.update_pages()
+    return 1 if failed else 0
 
 
 def _docs(given: argparse.Namespace) -> None:

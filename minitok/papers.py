@@ -5,15 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from minitok import files
-from minitok.course.catalogue import (
-    chapter_table,
-    counts,
-    fill_readme,
-    outcome,
-    readme_table,
-    stale_table,
-    update_readme,
-)
+from minitok.course.catalogue import chapter_table, counts, outcome, stale_table, update_pages
 from minitok.course.measures import Measure, better, not_worse
 from minitok.course.paths import Step, path, path_table
 from minitok.course.records import Stale, stale
@@ -37,13 +29,11 @@ __all__ = [
     "chapters",
     "check",
     "cite",
-    "fill_readme",
     "get",
     "not_worse",
     "path",
     "path_table",
     "places",
-    "readme_table",
     "recorded_verdict",
     "rows",
     "source_hash",
@@ -51,7 +41,7 @@ __all__ = [
     "stale_table",
     "status",
     "table",
-    "update_readme",
+    "update_pages",
     "verdict",
 ]
 

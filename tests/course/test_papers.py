@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 
 import pytest
 import yaml
@@ -55,43 +56,76 @@ def test_card_shows_facts_places_and_verdict(vq_lesson):
     assert "http" not in papers.card("random_drop")
 
 
-def test_readme_table_links_what_works(vq_lesson):
-    page = papers.readme_table()
+def test_the_catalogue_shows_what_there_is_and_folds_what_is_planned(vq_lesson, project):
+    files.write(vq_lesson["source"], "# %% [markdown]\n# # VQ: codes\n#\n# **Read first:** nothing.\n")
+    folder = vq_lesson["source"].parent
+    files.write(folder / "02_rvq.py", "# %% [markdown]\n# # RVQ\n#\n# **Read first:** [VQ](01_vq.ipynb).\n")
+    files.write(papers.places("rvq")["notebook"], '{"metadata": {"minitok": {"minutes": 7}}}')
+    files.write(vq_lesson["notebook"], '{"metadata": {}}')
+    page = catalogue.lessons_page()
+    assert "| 1 | *[Vector quantization (VQ-VAE)](01_quantize/01_vq.ipynb)* | to be measured again | 0 | - |" in page
+    soundstream = "[Residual vector quantization (SoundStream)](01_quantize/02_rvq.ipynb)"
+    assert f"| 2 | *{soundstream}* | to be measured again | 7 | [VQ](01_quantize/01_vq.ipynb) |" in page
     assert page.count("<details>") == page.count("</details>") == 16
-    assert page.count("| planned |") == 222
-    assert "| 1 of 8 |" in page
-    assert "| 0 of 28 |" in page
-    method = "*[Vector quantization (VQ-VAE)](notebooks/01_quantize/01_vq.ipynb)*"
-    source = "[Neural Discrete Representation Learning](https://arxiv.org/abs/1711.00937), 2017"
-    assert f"| 1 | {method} | {source} | holds: PSNR 27.2 dB against 24.1 dB |" in page
+    assert page.count("- Lesson ") == 221
+    title = "[Factorized Visual Tokenization and Generation](https://arxiv.org/abs/2411.16681)"
+    assert f"- Lesson 5, FQGAN: {title}, 2024\n" in page
     assert "How &lt;SEG&gt; Token Works" in page
-    assert "| *Random token dropping (the baseline)* | no paper | planned |" in page
+    assert "- Lesson 1, Random token dropping (the baseline)\n" in page
+    assert '  subgraph c01["quantize"]\n    n0101["Vector quantization (VQ-VAE)"]\n' in page
+    assert "  n0101 --> n0102\n```" in page
+    assert "verdict  vq  its module or its notebook has changed since" in page
+    assert "verdict  vq" not in catalogue.settled(page)
+    assert "n0101 --> n0102" in catalogue.settled(page)
 
 
-def test_update_readme_replaces_what_stands_between_the_markers(project):
-    readme = project / "README.md"
-    readme.write_text(README, encoding="utf-8")
-    papers.update_readme()
-    filled = readme.read_text(encoding="utf-8")
-    assert filled == README.replace("\nold\n", f"\n\n{papers.readme_table()}\n\n")
-    assert papers.fill_readme(filled) == filled
-    other = project / "OTHER.md"
-    other.write_text(README, encoding="utf-8")
-    papers.update_readme(other)
-    assert other.read_text(encoding="utf-8") == filled
+def test_a_finding_is_one_line(vq_lesson):
+    assert catalogue._finding(papers.get("vq")) == "holds: PSNR 27.2 dB against 24.1 dB"
+
+
+def test_update_pages_writes_the_catalogue_and_the_readmes_chapters(vq_lesson, project):
+    files.write(vq_lesson["notebook"], '{"metadata": {}}')
+    (project / "README.md").write_text(README, encoding="utf-8")
+    papers.update_pages()
+    filled = (project / "README.md").read_text(encoding="utf-8")
+    table = f"{catalogue.counts(papers.rows())}\n\n{papers.chapter_table()}"
+    assert filled == README.replace("\nold\n", f"\n\n{table}\n\n")
+    assert "| 1 | [`quantize`](notebooks/01_quantize) | " in filled
+    assert "| 1 of 8 |" in filled
+    assert "| 0 of 28 |" in filled
+    assert catalogue.fill_readme(filled) == filled
+    assert (project / "notebooks" / "README.md").read_text(encoding="utf-8") == catalogue.lessons_page()
 
 
 @pytest.mark.parametrize(
     "text", ["", catalogue.BEGIN, catalogue.END, f"{catalogue.END}{catalogue.BEGIN}", README + README], ids=str
 )
 def test_a_readme_without_its_markers_is_refused(text):
-    with pytest.raises(ValueError, match=r"the README needs one line <!-- papers:begin -->"):
-        papers.fill_readme(text)
+    with pytest.raises(ValueError, match=r"the README needs one line <!-- chapters:begin -->"):
+        catalogue.fill_readme(text)
 
 
-def test_the_readme_is_fresh():
+def test_the_pages_are_fresh():
+    readme, page = (files.ROOT / name for name in ("README.md", "notebooks/README.md"))
+    again = "made from other lessons: run `python do.py notebooks`"
+    text = readme.read_text(encoding="utf-8")
+    assert catalogue.fill_readme(text) == text, f"README.md was {again}"
+    before = catalogue.settled(page.read_text(encoding="utf-8"))
+    assert catalogue.settled(catalogue.lessons_page()) == before, f"notebooks/README.md was {again}"
+
+
+def test_the_readme_is_short_and_its_example_runs(capsys):
     text = (files.ROOT / "README.md").read_text(encoding="utf-8")
-    assert papers.fill_readme(text) == text, "the README's table is stale: run papers.update_readme()"
+    assert len(text.splitlines()) <= 150
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(example.strip().splitlines()) <= 7
+    expected = re.findall(r"^print\(.*\)  # (.+)$", example, flags=re.MULTILINE)
+    exec(example, {})
+    assert capsys.readouterr().out.splitlines() == expected
+    jobs = re.findall(r"^\| `python3? do\.py (\w+)", text, flags=re.MULTILINE)
+    assert set(jobs) == set(runpy.run_path(str(files.ROOT / "do.py"))["JOBS"])
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (files.ROOT / target).exists(), target
 
 
 def test_citation_file_agrees_with_the_package():
