@@ -184,7 +184,8 @@ def _notebooks(given: argparse.Namespace) -> int:
     from minitok.course import building, catalogue
 
     failed = building.build_all(given.paths, given.jobs, given.fresh_kernels)
-    catalogue.update_pages()
+    if not given.paths:  # a build of some is a step on the way
+        catalogue.update_pages()
     return 1 if failed else 0
 
 
