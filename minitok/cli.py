@@ -78,6 +78,7 @@ def _add_others(command: Callable[..., argparse.ArgumentParser]) -> None:
     notebooks.add_argument("paths", nargs="*", help="sources, notebooks or folders (default: all that changed)")
     notebooks.add_argument("--jobs", type=int, default=1, metavar="N", help="make so many at a time (default: 1)")
     notebooks.add_argument("--fresh-kernels", action="store_true", help="start each kernel anew, fork none")
+    notebooks.add_argument("--affected", action="store_true", help="make what any change in minitok reaches")
 
     command("docs", _docs, "make the notebooks into a site, in build/site", "docs")
 
@@ -183,7 +184,7 @@ def _data(given: argparse.Namespace) -> None:
 def _notebooks(given: argparse.Namespace) -> int:
     from minitok.course import building, catalogue
 
-    failed = building.build_all(given.paths, given.jobs, given.fresh_kernels)
+    failed = building.build_all(given.paths, given.jobs, given.fresh_kernels, given.affected)
     if not given.paths:  # a build of some is a step on the way
         catalogue.update_pages()
     return 1 if failed else 0

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from minitok import files
-from minitok.course import execution, lessons
+from minitok.course import dependencies, execution, lessons
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -34,7 +34,7 @@ def build(source: pathlib.Path, fresh: bool = False, quiet: bool = False) -> exe
     cost = execution.run(notebook, target.parent, record, bar, fresh, lessons.solutions_of(target))
     facts = _facts(notebook, cost, lessons.recorded(target), fresh)
     notebook.cells.insert(1, lessons.header(facts["minutes"], facts["cpu"], lessons.badge(target)))
-    execution.clean(notebook, source=lessons.source_hash(text), **facts)
+    execution.clean(notebook, source=lessons.source_hash(text), depends=dependencies.digest(source), **facts)
     nbformat.validate(notebook)
     files.write(target, nbformat.writes(notebook) + "\n")
     for name, picture in banners(notebook):
@@ -55,16 +55,20 @@ def banners(notebook: "NotebookNode") -> list[tuple[str, bytes]]:
     return [(kind[6:], base64.b64decode(held[kind])) for held in data for kind in held if kind.startswith("image/")]
 
 
-def build_all(paths: Iterable[str | pathlib.Path] = (), jobs: int = 1, fresh: bool = False) -> int:
+def build_all(
+    paths: Iterable[str | pathlib.Path] = (), jobs: int = 1, fresh: bool = False, affected: bool = False
+) -> int:
     """Builds the notebooks that `paths` name, or for no paths those whose source has changed, `jobs` at a time.
 
-    Those that changed come first, and of these the longest. Prints a line for each and returns how many failed.
-    A notebook that fails keeps its old file, and its error is printed.
+    `affected`: those of the paths, or of all, whose source or what it reaches in minitok has changed. Those whose
+    source changed come first, and of these the longest. Prints a line for each and returns how many failed. A
+    notebook that fails keeps its old file, and its error is printed.
     """
     named = list(paths)
     chosen = sorted(lessons.sources(named), key=_need)
-    if not named:
-        chosen = [source for source in chosen if not lessons.is_fresh(source)]
+    if affected or not named:
+        wanted = lessons.is_affected if affected else lambda source: not lessons.is_fresh(source)
+        chosen = [source for source in chosen if wanted(source)]
     with ThreadPoolExecutor(jobs) as pool:
         failed = sum(not made for made in pool.map(lambda source: _told(source, fresh, quiet=jobs > 1), chosen))
     if not chosen:

@@ -38,7 +38,11 @@ def closure(path: Path) -> list[Path]:
 
 def digests(path: Path) -> dict[str, str]:
     """8 hexadecimal digits for each file of the closure, by its name from the project's root."""
-    return {file.relative_to(files.ROOT).as_posix(): _digest(file, file.stat().st_mtime_ns) for file in closure(path)}
+    return {_name(file): _digest(file, file.stat().st_mtime_ns) for file in closure(path)}
+
+
+def _name(file: Path) -> str:
+    return (file.relative_to(files.ROOT) if file.is_relative_to(files.ROOT) else Path(file.name)).as_posix()
 
 
 def digest(path: Path) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from minitok import files
+from minitok.course import dependencies
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -118,7 +119,7 @@ def header(minutes: int, cpu: int | float, badge: str = "") -> "NotebookNode":
 
 
 def recorded(notebook: pathlib.Path) -> dict[str, Any]:
-    """What the builder noted in a notebook: `source`, `minutes`, `cpu`, `memory`; empty where there is none."""
+    """What the builder noted in a notebook: `source`, `depends`, `minutes`, `cpu`, `memory`; empty before the first."""
     import nbformat
 
     return nbformat.read(notebook, 4).metadata.get("minitok", {}) if notebook.exists() else {}
@@ -150,3 +151,8 @@ def sources(paths: Iterable[str | pathlib.Path] = ()) -> list[pathlib.Path]:
 def is_fresh(source: pathlib.Path) -> bool:
     """Whether the notebook of a source was made from the text that the source holds now."""
     return recorded(notebook_of(source)).get("source") == source_hash(source.read_text(encoding="utf-8"))
+
+
+def is_affected(source: pathlib.Path) -> bool:
+    """Whether the source, or anything of minitok that it reaches, has changed since its notebook was made."""
+    return not is_fresh(source) or recorded(notebook_of(source)).get("depends") != dependencies.digest(source)

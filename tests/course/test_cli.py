@@ -149,8 +149,8 @@ def test_notebooks_that_fail_are_status_1(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(building, "build_all", lambda *given: asked.append(given) or len(given[0]))
     monkeypatch.setattr(catalogue, "update_pages", lambda: asked.append(()))
     assert cli.main(["notebooks"]) == 0
-    assert cli.main(["notebooks", "a.py", "b.py", "--jobs", "2", "--fresh-kernels"]) == 1
-    assert asked == [([], 1, False), (), (["a.py", "b.py"], 2, True)]
+    assert cli.main(["notebooks", "a.py", "b.py", "--jobs", "2", "--fresh-kernels", "--affected"]) == 1
+    assert asked == [([], 1, False, False), (), (["a.py", "b.py"], 2, True, True)]
 
 
 def test_data_lists_or_fetches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ def test_a_built_notebook_is_good_and_ran_as_promised(built: pathlib.Path) -> No
     assert notebook.cells[-1].outputs[0].text == "1 00_start True\n"
     assert notebook.cells[2].outputs[0].text == "step 2"
     assert notebook.cells[1] == lessons.header(2, facts.cpu) | {"id": notebook.cells[1].id}
-    assert set(facts) == {"source", "minutes", "cpu", "memory"}
+    assert set(facts) == {"source", "depends", "minutes", "cpu", "memory"}
     assert facts.minutes == 2
     assert 0 < facts.cpu < 60
     assert facts.memory > 50
@@ -151,6 +151,21 @@ def test_only_changed_sources_are_built_when_none_are_named(
     assert "up to date" in capsys.readouterr().out
     source.write_text(source.read_text() + "\n# %%\n2 + 2\n")
     assert not lessons.is_fresh(source)
+
+
+def test_what_a_change_reaches_is_built_on_request(
+    copy: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, made = lessons.source_of(copy), []
+    monkeypatch.setattr(lessons, "SOURCES", source.parents[1])
+    monkeypatch.setattr(building, "build", lambda path, fresh, quiet: made.append(path) or 1 / 0)
+    assert building.build_all([source], affected=True) == 0
+    assert "up to date" in capsys.readouterr().out
+    monkeypatch.setattr(lessons.dependencies, "digest", lambda path: "another")
+    assert building.build_all() == 0
+    with pytest.raises(ZeroDivisionError):
+        building.build_all(affected=True)
+    assert made == [source]
 
 
 def test_paths_may_name_sources_notebooks_and_folders(copy: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
