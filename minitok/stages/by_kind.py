@@ -38,7 +38,7 @@ class Row(answers.Row):
 
 def table(rows: Mapping[str, Row]) -> str:
     """Rows by their names, as text: tokens, right answers in all and by kind, loyalty, costs."""
-    lines: list[tuple[str, ...]] = [("", "tokens", "right (%)", "loyal (%)", *ASKED, "LM cost (%)", "parameters")]
+    lines: list[tuple[str, ...]] = [("", "tokens", "all kinds (%)", "loyal (%)", *ASKED, "LM cost (%)", "parameters")]
     for name, row in rows.items():
         each = (shown(row.of(kind)) for kind in ASKED)
         lines.append(

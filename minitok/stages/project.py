@@ -37,11 +37,11 @@ TITLE = "256 patch tokens become k tokens of the language model: what can it sti
 HOW = (
     "4,000 held-out scenes, about 23,000 questions in wordings seen in training. The house's vlm, its ViT and language "
     "model frozen; each projector is trained for 1,500 steps of 128 scenes and eight questions each, on the same rows "
-    "in the same order. 'right' is the mean of the nine kinds of question, 'loyal' the share of answers that are the "
+    "in the same order. 'all kinds' is the mean of the nine kinds of question, 'loyal' the share of answers that are the "
     "host's with its own projector, 'cost' the language model's for one question, parameters the projector's."
 )
 SCORES = {
-    "right": "%",
+    "all kinds": "%",
     "loyal": "%",
     **dict.fromkeys(ASKED, "%"),
     "cost": "million FLOPs",
@@ -148,7 +148,7 @@ def trained(method: str, k: int, folder: str | pathlib.Path | None = None) -> nn
 def figures(row: Row, cost: int) -> dict[str, float]:
     """The scores of a row by their names in the league."""
     kinds = {kind: right for kind in ASKED if not math.isnan(right := row.of(kind))}
-    return {"right": row.even, "loyal": row.loyal, **kinds, "cost": cost / 1e6, "parameters": row.parameters / 1e3}
+    return {"all kinds": row.even, "loyal": row.loyal, **kinds, "cost": cost / 1e6, "parameters": row.parameters / 1e3}
 
 
 def measure(folder: pathlib.Path, options: Options, scenes: int = 4000) -> list[dict[str, Any]]:

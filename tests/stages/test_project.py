@@ -62,7 +62,7 @@ def test_fewer_tokens_cost_less(stage):
     assert 0.05 < few.flops < 0.12
     assert few.own > 0
     told = project.table({"16": few}).splitlines()
-    assert told[0].split()[:2] == ["tokens", "right"]
+    assert told[0].split()[:2] == ["tokens", "all"]
     assert len(told) == 2
 
 
@@ -117,7 +117,7 @@ def test_the_league_keeps_each_projector_with_its_weights(tmp_path, monkeypatch)
     loaded = project.trained("pooling", 4, tmp_path / "projectors")
     assert not loaded.training
     again = project.stage(2).measure(loaded, 4)
-    assert again.even == pytest.approx(rows[1]["right"])
+    assert again.even == pytest.approx(rows[1]["all kinds"])
     monkeypatch.setattr(fitting, "train", None)  # nothing is left to train
     assert project.measure(tmp_path, options, scenes=2) == rows
     assert stages.project is project
@@ -148,7 +148,8 @@ def test_an_answer_weighs_by_its_kind_not_by_its_length():
     sure = (targets >= 0) & (slots == len(SLOTS) - 1)
     logits[sure] = 1000 * nn.functional.one_hot(targets[sure], 100).float()
     valid = asked.kind >= 0
-    weight = torch.where(asked.kind == KINDS.index("digit"), 2.0, 1.0) * valid
+    relation = (asked.kind >= KINDS.index("left")) & (asked.kind <= KINDS.index("below"))
+    weight = torch.where(asked.kind == KINDS.index("digit"), 2.0, torch.where(relation, 1.5, 1.0)) * valid
     expected = float(weight[:, :-1].sum() / weight.sum()) * torch.tensor(100.0).log()
     assert_close(answer_loss(logits, asked, slots, targets), expected)
 

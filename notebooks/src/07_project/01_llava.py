@@ -46,7 +46,7 @@ for slot in range(stage.asked.words.shape[1]):
 
 # %% [markdown]
 # Now without the projector: the patches' features go to the language model as they are. `nn.Identity()` is a projector
-# that does nothing. "Right" is the mean over the nine kinds of question, "loyal" the share of answers that are those of
+# that does nothing. "All kinds" is the mean of right answers over the nine kinds of question, "loyal" the share of answers that are those of
 # the host with its own projector.
 
 # %%
@@ -219,7 +219,7 @@ viz.show(viz.bars(bars, "A projector alone makes a frozen model read", "right an
 
 # %%
 facts = stages.load("project")
-scores = {name: facts["scores"][name] for name in ("right", "loyal", "colour", "left", "digit", "cost")}
+scores = {name: facts["scores"][name] for name in ("all kinds", "loyal", "colour", "left", "digit", "cost")}
 print(stages.table(facts | {"scores": scores}))
 
 # %% [markdown]
@@ -254,7 +254,7 @@ two, single = league["llava", 256], league["llava, one layer", 256]
 own = "MM-Vet 27.8 against 26.3, GQA 47.3 against 46.8 (LLaVA-1.5, table of its scaling results)"
 measures = [
     papers.better("right, raw features", found["two layers"].even, than=raw.even, margin=30, unit="%"),
-    papers.better("right, one layer", two["right"], than=single["right"], margin=0.5, unit="%", paper=own),
+    papers.better("right, one layer", two["all kinds"], than=single["all kinds"], margin=0.5, unit="%", paper=own),
     papers.not_worse("right, the host's own", found["two layers"].even, than=stage.full.even, by=3, unit="%"),
 ]
 
