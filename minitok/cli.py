@@ -160,7 +160,7 @@ def _league(given: argparse.Namespace) -> None:
     from minitok import house, stages
     from minitok.course import records
 
-    stages.league(given.name)
+    stages.check_at_hand(given.name)
     options = house.Options(steps=given.steps, device=given.device)
     folder = files.check_target((given.folder or pathlib.Path("runs", f"league-{given.name}")) / "facts.json").parent
     found = records.depends("leagues", given.name)

@@ -63,6 +63,6 @@ def build(folder: pathlib.Path = files.ROOT / "notebooks", out: pathlib.Path = f
 
 
 def add_tree(app: "Sphinx", page: str, content: list[str]) -> None:
-    """Puts the table of contents below the text of the front page, before Sphinx reads it."""
+    """Puts the table of contents below the front page as Sphinx reads it; its diagram needs a script and stays text."""
     if page == FRONT:
-        content[0] += f"\n{tree(pathlib.Path(app.srcdir))}"
+        content[0] = content[0].replace("```mermaid", "```text") + f"\n{tree(pathlib.Path(app.srcdir))}"

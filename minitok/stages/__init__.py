@@ -15,6 +15,7 @@ from minitok import __version__, files
 from minitok.house import Options, device_name
 from minitok.viz.tables import aligned, shown
 
+ON_CLOTHES = ("quantize", "image", "generate", "reduce")  # these leagues are computed on the photographs of clothes
 NAMES = ("quantize", "image", "generate", "speculate", "reduce", "project")
 
 
@@ -30,6 +31,18 @@ def __getattr__(name: str) -> Any:
     if name in NAMES:
         return league(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def check_at_hand(name: str) -> None:
+    """Raises `ValueError`, saying how to get them, where the league `name` reads photographs that are not here."""
+    from minitok.data import clothing
+
+    league(name)
+    if name in ON_CLOTHES and not clothing.at_hand():
+        raise ValueError(
+            f"the league of {name} is computed on the photographs of clothes, a download of 106 MB that is not here: "
+            "run `python do.py data --clothing` first"
+        )
 
 
 def compute(name: str, folder: str | pathlib.Path, options: Options | None = None, ship: bool = False) -> dict:

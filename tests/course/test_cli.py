@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 import minitok
-from minitok import cli, house, papers, stages
+from minitok import cli, files, house, papers, stages
 from minitok.course import bench, building, catalogue, kernels, lab
 from minitok.course import tour as tours
+from minitok.data import clothing
 
 COMMANDS = ("tour", "papers", "train", "bench", "data", "notebooks", "docs", "lab")
 
@@ -219,6 +220,7 @@ def test_what_cannot_be_written_is_told_before_the_work(
     for module, name in ((tours.execution, "run"), (bench, "measure"), (kernels, "measure"), (house, "train")):
         monkeypatch.setattr(module, name, work)
     monkeypatch.setattr(stages, "compute", work)
+    monkeypatch.setattr(clothing, "at_hand", lambda: True)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     (tmp_path / "folder" / "card.json").mkdir(parents=True)
@@ -236,3 +238,24 @@ def test_a_folder_for_a_run_begins_at_home(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert cli.main(["train", "digits", "--folder", "~/run"]) == 0
     assert folders == [tmp_path / "run"]
+
+
+LEAGUES = [name for name in stages.NAMES if (files.PACKAGE / "stages" / f"{name}.py").exists()]
+
+
+@pytest.mark.parametrize("name", LEAGUES)
+def test_a_league_without_its_photographs_says_so_before_it_starts(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> None:
+    begun: list[str] = []
+
+    def begin(name: str, *_: object) -> None:
+        begun.append(name)
+        raise ValueError("begun")
+
+    monkeypatch.setattr(stages, "compute", begin)
+    monkeypatch.setattr(clothing, "at_hand", lambda: False)
+    assert cli.main(["league", name, "--folder", str(tmp_path)]) == 2
+    reads = "clothing" in vars(stages.league(name))
+    assert begun == ([] if reads else [name])
+    assert ("run `python do.py data --clothing` first" in capsys.readouterr().err) == reads

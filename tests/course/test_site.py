@@ -33,7 +33,9 @@ def course(tmp_path: pathlib.Path) -> pathlib.Path:
     (folder / "src").mkdir()
     (folder / "src" / "no_page.md").write_text("# No page\n")
     (tmp_path / "vq.py").write_text("codes = 1\n")
-    (folder / "README.md").write_text("# All lessons\n\n[VQ](01_quantize/01_vq.ipynb) and [its module](../vq.py)\n")
+    (folder / "README.md").write_text(
+        "# All lessons\n\n[VQ](01_quantize/01_vq.ipynb) and [its module](../vq.py)\n\n```mermaid\na --> b\n```\n"
+    )
     return folder
 
 
