@@ -37,8 +37,9 @@ TITLE = "256 patch tokens become k tokens of the language model: what can it sti
 HOW = (
     "4,000 held-out scenes, about 23,000 questions in wordings seen in training. The house's vlm, its ViT and language "
     "model frozen; each projector is trained for 1,500 steps of 128 scenes and eight questions each, on the same rows "
-    "in the same order. 'all kinds' is the mean of the nine kinds of question, 'loyal' the share of answers that are the "
-    "host's with its own projector, 'cost' the language model's for one question, parameters the projector's."
+    "in the same order. 'all kinds' is the mean of right answers over nine kinds of question, 'loyal' the share of "
+    "answers that are the host's with its own projector, 'cost' the language model's for one question, parameters the "
+    "projector's."
 )
 SCORES = {
     "all kinds": "%",
@@ -99,9 +100,8 @@ class Stage:
         own = metrics.flops(projector, one, *budget) / whole
         logits = self.logits(projector, *budget)
         found = answers.row(logits, self.before, self.asked.answer[..., 0][self.which], flops / whole, own)
-        kinds, module = self.asked.kind[self.which], isinstance(projector, nn.Module)
-        about = {"kinds": kinds, "tokens": tokens, "parameters": metrics.parameters(projector) if module else 0}
-        return Row(**vars(found), **about)
+        weights = metrics.parameters(projector) if isinstance(projector, nn.Module) else 0
+        return Row(**vars(found), kinds=self.asked.kind[self.which], tokens=tokens, parameters=weights)
 
     @torch.no_grad()
     def says(self, scene: int, question: str, projector: nn.Module | None = None, most: int = 3) -> dict[str, float]:

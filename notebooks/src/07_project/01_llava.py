@@ -46,8 +46,8 @@ for slot in range(stage.asked.words.shape[1]):
 
 # %% [markdown]
 # Now without the projector: the patches' features go to the language model as they are. `nn.Identity()` is a projector
-# that does nothing. "All kinds" is the mean of right answers over the nine kinds of question, "loyal" the share of answers that are those of
-# the host with its own projector.
+# that does nothing. "All kinds" is the mean of right answers over the nine kinds of question, "loyal" the share of
+# answers that are those of the host with its own projector.
 
 # %%
 raw = stage.measure(nn.Identity())
