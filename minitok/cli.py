@@ -68,7 +68,7 @@ def _add_others(command: Callable[..., argparse.ArgumentParser]) -> None:
     league.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
     league.add_argument("--ship", action="store_true", help="in a clone: make it the project's own (not with --steps)")
 
-    data = command("data", _data, "bring all data that notebooks read into the cache", "data --list")
+    data = command("data", commands.data, "bring all data that notebooks read into the cache", "data --list")
     data.add_argument("--list", action="store_true", help="only say what there is, with sizes and licences")
     data.add_argument("--clothing", action="store_true", help="also the photographs of clothes (106 MB)")
 
@@ -167,18 +167,6 @@ def _league(given: argparse.Namespace) -> None:
     facts = stages.compute(given.name, folder, options, given.ship)
     records.stamp("leagues", given.name, found, folder, given.ship)
     print(f"{facts['title']}\n\n{stages.table(facts)}")
-
-
-def _data(given: argparse.Namespace) -> None:
-    from minitok.data import clothing, wheels
-
-    if not given.list:
-        wheels.prefetch()
-        if given.clothing:
-            clothing.load("test")
-        return
-    for name, wheel in wheels.WHEELS.items():
-        print(f"{name:20} {wheel.size_mb:6.1f} MB  {wheel.licence}")
 
 
 def _notebooks(given: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The commands on papers: what `minitok papers` does, and its options."""
+"""The commands on papers and on data: what they do, and their options."""
 
 import argparse
 import json
@@ -58,3 +58,16 @@ def path(given: argparse.Namespace) -> None:
     from minitok import papers
 
     print(papers.path_table(given.slug))
+
+
+def data(given: argparse.Namespace) -> None:
+    """Brings all data into the cache, or lists it."""
+    from minitok.data import clothing, wheels
+
+    if not given.list:
+        wheels.prefetch()
+        if given.clothing:
+            clothing.load("test")
+        return
+    for name, wheel in wheels.WHEELS.items():
+        print(f"{name:20} {wheel.size_mb:6.1f} MB  {wheel.licence}")
