@@ -4,11 +4,13 @@
 - a dead kernel fails at once, rather than when the cell's time is over;
 - after a cell that fails, the other cells of its notebook are skipped: one failure a notebook, not twenty;
 - a trailing `;` hides a result, as in JupyterLab;
+- a verdict that is not reproduced fails its cell (`MINITOK_JUDGE`);
 - a notebook fails at three times the CPU seconds that its builder recorded, however busy the machine is;
 - after the last cell the exercises are tried on their stubs and on their solutions;
 - the notebooks that take longest start first.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from queue import Empty
@@ -33,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ["MINITOK_JUDGE"] = "1"
     costs.use(config)
     if not is_fresh(config):
         nbval.kernel.KernelManager = lambda **given: forks.forked(KernelManager(**given))
