@@ -15,7 +15,7 @@ from minitok.house._answers import TRAINED, answer_loss, in_parts, packed
 from minitok.train import Plan, fit
 from minitok.vlm import VLM
 
-PLAN = Plan(steps=1500, lr=1e-3, warmup=100, weight_decay=0.01, ema=0.99, save_every=10_000)
+PLAN = Plan(steps=1200, lr=1e-3, warmup=100, weight_decay=0.01, ema=0.99, save_every=10_000)
 BATCH, SCENES = 128, 40_000
 
 

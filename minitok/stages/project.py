@@ -36,7 +36,7 @@ __all__ = ["METHODS", "Row", "Stage", "stage", "table", "trained"]
 TITLE = "256 patch tokens become k tokens of the language model: what can it still answer?"
 HOW = (
     "4,000 held-out scenes, about 23,000 questions in wordings seen in training. The house's vlm, its ViT and language "
-    "model frozen; each projector is trained for 1,500 steps of 128 scenes and eight questions each, on the same rows "
+    "model frozen; each projector is trained for 1,200 steps of 128 scenes and eight questions each, on the same rows "
     "in the same order. 'all kinds' is the mean of right answers over nine kinds of question, 'loyal' the share of "
     "answers that are the host's with its own projector, 'cost' the language model's for one question, parameters the "
     "projector's."
