@@ -39,7 +39,7 @@ from minitok.train import Plan, fit, pick_device
 from minitok.vlm import VLM
 
 DATA = "rendered scenes of 1 to 4 objects, 64x64, a new one each time; 4,000 of other seeds held out"
-FIRST = Plan(steps=6650, lr=1e-3, warmup=300, weight_decay=0.05, ema=0.998, save_every=500, compile=True)
+FIRST = Plan(steps=6654, lr=1e-3, warmup=300, weight_decay=0.05, ema=0.998, save_every=500, compile=True)
 PLAN = Plan(steps=1400, lr=5e-4, warmup=100, weight_decay=0.05, ema=0.998, save_every=500, compile=True)
 BATCH = 384
 # What is asked of a scene in the first part of the training and in the second: relations are learnt last.
