@@ -9,8 +9,9 @@ from torch.testing import assert_close
 
 from minitok import house, metrics, stages
 from minitok.data.questions import KINDS, SLOTS
+from minitok.data.wordings import LIGHT, WORDS
 from minitok.house import Options
-from minitok.house._answers import answer_loss, captions_right, likeliest, packed, right_by_kind, shown
+from minitok.house._answers import answer_loss, captions_right, likeliest, mumbled, packed, right_by_kind, shown
 from minitok.project import LLaVA
 from minitok.stages import fitting, project, projectors
 from minitok.train import Plan
@@ -186,3 +187,16 @@ def test_figures_by_kind_and_captions():
     objects, exact = captions_right(swapped[two], captions[two])
     assert objects == 100 > exact
     assert captions_right(captions.roll(1, 0), captions)[0] < 50
+
+
+def test_mumbled_questions_lose_light_words_alone():
+    asked = project.ask(project.pictures.render(200, seed=7), SLOTS, seed=7)
+    heard = mumbled(asked, 0.3)
+    lost = (heard.words != asked.words) & (heard.words == 0)
+    assert torch.equal(heard.words.where(~lost, asked.words), asked.words)
+    words = {WORDS[code] for code in asked.words[lost].tolist()}
+    assert words <= set(LIGHT)
+    assert {"the", "is"} <= words
+    light = torch.tensor([word in LIGHT for word in WORDS])[asked.words]
+    assert float(lost.sum() / light.sum()) == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(heard.answer, asked.answer)
