@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 200_000
 MAX_LINES = 12
-MAX_WORDS = 120
+MAX_WORDS, RECIPE_WORDS = 120, 240
 FEWEST_CELLS = 10
 
 
@@ -106,16 +106,30 @@ def _run(notebook: "NotebookNode") -> Iterator[str]:
         yield "prints an object's address, which differs in every run"
 
 
+def told_in(text: str) -> tuple[int, int]:
+    """The words of a markdown cell and those of its recipe, both without tables, which are not read word by word.
+
+    >>> told_in("A b.\\n## The recipe\\n1. Take c.\\n| d | e |\\n## Then\\nf")
+    (4, 5)
+    """
+    plain = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
+    recipe = "".join(re.findall(r"^## The recipe$.*?(?=^## |\Z)", plain, flags=re.MULTILINE | re.DOTALL))
+    return lessons.words(plain) - lessons.words(recipe), lessons.words(recipe)
+
+
 def _cells(notebook: "NotebookNode") -> Iterator[str]:
     told, titles = 0, 0
     for number, cell in enumerate(notebook.cells, start=1):
         if cell.cell_type == "markdown":
-            told += 0 if lessons.is_header(cell) else lessons.words(cell.source)
+            words, recipe = (0, 0) if lessons.is_header(cell) else told_in(cell.source)
+            told += words
+            if recipe > RECIPE_WORDS:
+                yield f"has a recipe of {recipe} words in cell {number}, more than {RECIPE_WORDS}"
             titles += len(re.findall(r"^# \S", cell.source, flags=re.MULTILINE))
             continue
         if told > MAX_WORDS:
             yield f"says {told} words before cell {number}, more than {MAX_WORDS} between two code cells"
-        if (lines := len(cell.source.splitlines())) > MAX_LINES:
+        if (lines := sum(bool(line.strip()) for line in cell.source.splitlines())) > MAX_LINES:
             yield f"has {lines} lines in cell {number}, more than {MAX_LINES}"
         told = 0
     if titles != 1:

@@ -83,7 +83,7 @@ assert theirs.assignment.flatten().tolist() == [0, 1, 0, 0, 2, 3]
 # near copies count as a crowd.
 
 # %%
-stage = stages.reduce.stage(images=62)
+stage = stages.reduce.stage(images=31)
 seen = stage.seen(photo=5)
 x, keys = seen["x"], seen["keys"]  # (1, 256, 192), (1, 3, 256, 64), without CLS
 m, metric = 0.9 - 0.9 * 3 / 8, keys.mean(1)

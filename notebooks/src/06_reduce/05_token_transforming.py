@@ -102,7 +102,7 @@ assert abs(float(library.sizes(size).sum()) - 6) < 1e-5
 # new tokens would be alike; we take 0.02.
 
 # %%
-stage = stages.reduce.stage(images=62)
+stage = stages.reduce.stage(images=31)
 seen = stage.seen(photo=15, layer=2)
 x, keys, attention = seen["x"], seen["keys"], seen["cls_attention"]  # (1, 256, 192), (1, 3, 256, 64), (1, 3, 256)
 anchors = attention.mean(1).argsort(dim=-1, descending=True, stable=True)[:, :64].sort(-1).values

@@ -28,7 +28,7 @@ from minitok.reduce.divprune import distances, max_min
 # looks at most.
 
 # %%
-stage = stages.reduce.stage(images=62)
+stage = stages.reduce.stage(images=48)
 lots, k = stages.reduce.LOTS[:3], 25
 found = {
     ("attended", k): stage.measure(stages.reduce.attended, k, layer=2),
@@ -182,7 +182,7 @@ def draw(k=25, photo=5):
 draw(k=8)
 
 # %%
-control = viz.slider(draw, k=[1, 2, 4, 8, 16, 25, 50, 100, 256], photo=(0, 61))
+control = viz.slider(draw, k=[1, 2, 4, 8, 16, 25, 50, 100, 256], photo=(0, 47))
 viz.ends(control)
 control
 
@@ -216,9 +216,9 @@ papers.verdict(
 # corner: a tenth of the picture. How many of 25 tokens does it get?
 
 # %%
-scraps = photographs.crops(25 * 62, 4, seed=1).view(62, 5, 5, 3, 4, 4)
+scraps = photographs.crops(25 * 48, 4, seed=1).view(48, 5, 5, 3, 4, 4)
 spoiled = stage.images.clone()
-spoiled[:, :, :20, :20] = scraps.permute(0, 3, 1, 4, 2, 5).reshape(62, 3, 20, 20)
+spoiled[:, :, :20, :20] = scraps.permute(0, 3, 1, 4, 2, 5).reshape(48, 3, 20, 20)
 corner = torch.nn.functional.pad(torch.ones(5, 5), (0, 11, 0, 11)).flatten().bool()
 kept, answers = {}, {}
 for name, method in {"DivPrune": divprune, "by lot": lots[0]}.items():
