@@ -5,7 +5,8 @@ from minitok.viz.live import animation, ends, show, slider
 from minitok.viz.palette import BACKGROUND, BASELINE, GRID, MUTED, OURS, PALETTE, PAPER, TEXT, style
 from minitok.viz.tables import aligned, shown
 from minitok.viz.tokens import painted
+from minitok.viz.trees import tree
 
 __all__ = ["BACKGROUND", "BASELINE", "GRID", "MUTED", "OURS", "PALETTE", "PAPER", "TEXT"]
 __all__ += ["aligned", "animation", "bars", "ends", "images"]
-__all__ += ["lines", "painted", "panel", "patches", "show", "shown", "slider", "style"]
+__all__ += ["lines", "painted", "panel", "patches", "show", "shown", "slider", "style", "tree"]
