@@ -1,6 +1,8 @@
 """Pictures as the work of chapter 5: who guesses, who judges, what is saved, and what comes out."""
 
+import contextlib
 import functools
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from minitok import house
+from minitok import files, house
 from minitok.house.sampling import sample
 from minitok.speculate import Accept, Cached, decode, drafter, gsd
 from minitok.stages.judged import Cost, Row
@@ -123,4 +125,16 @@ class Stage:
 def stage(pictures: int = 10) -> Stage:
     """The stage with so many pictures drawn by image_gpt, class 0, 1, ... in turn: `places` has two of each."""
     gpt, small, tokenizer = (house.load(name) for name in ("image_gpt", "image_draft", "tokenizer"))
-    return Stage(gpt, small, tokenizer, sample(gpt, torch.arange(pictures) % CLASSES, seed=0))
+    return Stage(gpt, small, tokenizer, drawn(gpt, pictures))
+
+
+def drawn(gpt: Any, pictures: int) -> Int[Tensor, "b n"]:
+    """Codes that image_gpt drew: from the cache, where another lesson left them, else now."""
+    key = house.card("image_gpt")["sha256"][:12]
+    path = files.cache_folder() / "stages" / f"pictures-{pictures}-{key}.json"
+    if path.is_file():
+        return torch.tensor(json.loads(path.read_text(encoding="utf-8")))
+    codes = sample(gpt, torch.arange(pictures) % CLASSES, seed=0)
+    with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to stop
+        files.write(path, json.dumps(codes.tolist()))
+    return codes

@@ -76,3 +76,14 @@ def setting(kept: Callable[[float], float], percent: float | int, low: float | i
         else:
             high = middle
     return math.sqrt(low * high)
+
+
+def clusters(vectors: Float[Tensor, "v d"], count: int, seed: int = 0) -> Int[Tensor, "v"]:
+    """Control for GSD: groups of vectors that are chosen once, by ten rounds of k-means."""
+    centres = vectors[torch.randperm(len(vectors), generator=Generator().manual_seed(seed))[:count]]
+    for _ in range(10):
+        own = torch.cdist(vectors, centres).argmin(-1)
+        sums = torch.zeros_like(centres).index_add(0, own, vectors)
+        held = own.bincount(minlength=count)[:, None]
+        centres = torch.where(held > 0, sums / held.clamp(min=1), centres)
+    return own

@@ -24,11 +24,23 @@ from minitok.stages import writing
 from minitok.stages._common import kept, photograph_features
 from minitok.stages.drawing import Stage, stage
 from minitok.stages.judged import Cost, Row, level, table
-from minitok.stages.judges import by_groups, by_loans, gullible, lenient, leniently, setting, strangers
+from minitok.stages.judges import by_groups, by_loans, clusters, gullible, lenient, leniently, setting, strangers
 from minitok.stages.writing import CONTROLS
 from minitok.stages.writing import stage as texts
 
-__all__ = ["CONTROLS", "Cost", "Row", "Stage", "by_groups", "by_loans", "gullible", "lenient", "leniently", "level"]
+__all__ = [
+    "CONTROLS",
+    "Cost",
+    "Row",
+    "Stage",
+    "by_groups",
+    "by_loans",
+    "clusters",
+    "gullible",
+    "lenient",
+    "leniently",
+    "level",
+]
 __all__ += ["setting", "stage", "strangers", "table", "texts"]
 
 TITLE = "How many calls of a large model do drafts save, and what do kinder judges do to the pictures?"
@@ -76,6 +88,12 @@ def ways() -> dict[str, Way]:
         "speculative, k = 2": Way(speculative.accept, 2),
         "speculative, k = 4": Way(speculative.accept),
         "Jacobi, k = 8": Way(speculative.accept, 8, "jacobi"),
+        "lantern, delta = 0.002": Way(partial(lantern.accept, neighbours=near, delta=0.002)),
+        "lantern, delta = 0.1": Way(partial(lantern.accept, neighbours=near, delta=0.1)),
+        "random neighbours, delta = 0.1": Way(partial(lantern.accept, neighbours=far, delta=0.1)),
+        "lenient, q times 0.5": Way(lenient(0.5)),
+        "lenient, q times 0.05": Way(lenient(0.05)),
+        "nobody judges": Way(gullible),
         "gsd": Way(partial(gsd.accept, codebook=vectors)),
         "gsd, Jacobi, k = 8": Way(partial(gsd.accept, codebook=vectors), 8, "jacobi"),
         "gsd, window 60, keeps 67 %": Way(partial(gsd.accept, codebook=vectors, window=60)),
@@ -84,8 +102,6 @@ def ways() -> dict[str, Way]:
         for name, (rule, judge) in rules.items():
             x = setting(lambda x, rule=rule: made.weigh(rule(x)).kept, percent, 1e-5, 1.0)
             found[f"{name}, keeps {percent} %"] = Way(judge(x), setting=x)
-    found["lantern, delta = 0.1"] = Way(partial(lantern.accept, neighbours=near, delta=0.1))
-    found["nobody judges"] = Way(gullible)
     for delta in (0.0, 0.01, 0.1):
         judge = partial(lantern.greedy, neighbours=near, delta=delta)
         found[f"greedy, delta = {delta:g}" if delta else "greedy, exact"] = Way(judge, guesses="likeliest")

@@ -206,6 +206,7 @@ def test_jacobi_drafts_from_what_the_target_last_said():
     torch.testing.assert_close(q[2:], torch.full((2, 7), 1 / 7, dtype=torch.float64))
     assert jacobi.draft(torch.tensor([2] * 9), 2, None)[1].unique().numel() == 1
     assert jacobi.draft(torch.tensor([2]), 1, None)[1].shape == (1, 7)
+    assert Jacobi(model(1), 1).draft(torch.tensor([0]), 2, None)[0].tolist() == [0, 0]
     assert jacobi.draft(torch.zeros(0, dtype=torch.long), 2, None)[1].unique().numel() == 1
 
 

@@ -59,6 +59,22 @@ def test_quality_of_random_codes_is_poor(monkeypatch, stage):
     assert found["right"] <= 50
 
 
+def test_pictures_are_drawn_once_and_kept_in_the_cache(monkeypatch, tmp_path, stage):
+    asked = []
+
+    def sample(gpt, labels, seed):
+        asked.append(labels.tolist())
+        return torch.full((len(labels), 256), 7)
+
+    monkeypatch.setattr(drawing, "sample", sample)
+    monkeypatch.setenv("MINITOK_CACHE", str(tmp_path))
+    first = drawing.drawn(stage.gpt, 12)
+    assert torch.equal(drawing.drawn(stage.gpt, 12), first)
+    assert asked == [[*range(10), 0, 1]]
+    monkeypatch.setattr(drawing.files, "write", lambda *given: (_ for _ in ()).throw(PermissionError()))
+    assert drawing.drawn(stage.gpt, 2).shape == (2, 256)
+
+
 def test_a_row_counts_its_pictures(stage):
     row = stage.measure(speculative.accept, 2, pictures=2, seed=3, n=9)
     assert row.codes.shape == row.bits.shape == row.spread.shape == (2, 9)
@@ -136,6 +152,15 @@ def test_lenience_multiplies_q():
     assert sum(always) == 50
     assert 5 < sum(half) < 45
     assert [judges.gullible(p, q, torch.tensor([0]), generator)[0] for _ in range(9)] == [1] * 9
+
+
+def test_clusters_are_groups_of_near_vectors():
+    vectors = torch.tensor([[0.0], [0.1], [5.0], [5.1], [9.0]])
+    own = judges.clusters(vectors, 3, seed=1).tolist()
+    assert own[0] == own[1]
+    assert own[2] == own[3]
+    assert len(set(own)) == 3
+    assert judges.clusters(vectors, 5).unique().numel() == 5
 
 
 def test_settings_and_levels_lie_between():
