@@ -1,15 +1,39 @@
-"""Solutions to the exercises of notebooks/05_speculate/02_token_recycling.ipynb; running this file checks them."""
+"""Solutions to the exercises of notebooks/05_speculate/02_token_recycling.ipynb."""
 
 import heapq
-import math
 
 import torch
 
 from minitok.speculate import Tree
+from minitok.speculate.token_recycling import CHILDREN, template
+
+
+class MyRecycling:
+    """Exercise 1: the tree node by node, the matrix row by row."""
+
+    def __init__(self, v, k=8, children=CHILDREN):
+        self.shape, self.matrix = template(children), torch.full((v, k), -1)
+
+    def draft(self, context, depth):
+        """A node is there if its parent is, and the parent's row holds a token of its rank."""
+        row, parents, place = [int(context[-1])], [], {0: 0}
+        for node, (parent, rank, level) in enumerate(zip(*map(torch.Tensor.tolist, self.shape), strict=True), 1):
+            if parent in place and level <= depth:
+                token = int(self.matrix[row[place[parent]], rank])
+                if token >= 0:
+                    place[node] = len(row)
+                    parents.append(place[parent])
+                    row.append(token)
+        return Tree(torch.tensor(row[1:]).long(), torch.tensor(parents).long())
+
+    def learn(self, row, logits, path=None):
+        """The last of equal tokens counts, as it is written last."""
+        for token, likeliest in zip(row.tolist(), logits.topk(self.matrix.shape[1]).indices, strict=True):
+            self.matrix[token] = likeliest
 
 
 def best_nodes(p, n):
-    """Exercise 1: a node is worth at most what its parent is, so take the best child of any node taken, n times."""
+    """Exercise 2: a node is worth at most what its parent is, so take the best child of any node taken, n times."""
     waiting, taken = [(-chance, (r,)) for r, chance in enumerate(p)], []
     heapq.heapify(waiting)
     while waiting and len(taken) < n:
@@ -18,34 +42,3 @@ def best_nodes(p, n):
         for r, chance in enumerate(p):
             heapq.heappush(waiting, (worth * chance, (*node, r)))
     return taken
-
-
-def never_written(calls):
-    """Exercise 2: the tokens of all rows, less those whose place was once on the path."""
-    updated, written = set(), set()
-    for context, tree, path in calls:
-        row = torch.cat([context[-1:], tree.tokens])
-        updated |= set(row.tolist())
-        written |= set(row[path].tolist())
-    return len(updated - written) / len(updated)
-
-
-def draw(p, children):
-    """Exercise 3: the token comes from p alone; the draft only decides whether the call goes on with it."""
-    token = int(torch.multinomial(p, 1))
-    return token, token in children
-
-
-if __name__ == "__main__":
-    nodes = best_nodes([0.5, 0.3], 4)
-    assert len(set(nodes)) == 4
-    assert abs(sum(math.prod([0.5, 0.3][r] for r in node) for node in nodes) - 1.2) < 1e-6
-    tree = Tree(torch.tensor([5, 6, 7]), torch.tensor([0, 0, 2]))
-    toy = [(torch.tensor([1, 2]), tree, torch.tensor([0, 2])), (torch.tensor([6, 5]), tree, torch.tensor([0]))]
-    assert never_written(toy) == 1 / 4
-    torch.manual_seed(0)
-    p = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    drawn = [draw(p, [3, 0]) for _ in range(4000)]
-    share = torch.tensor([token for token, _ in drawn]).bincount(minlength=4) / 4000
-    assert (share - p).abs().max() < 0.04
-    assert all(kept == (token in (3, 0)) for token, kept in drawn)
