@@ -5,8 +5,6 @@ import pytest
 from minitok import cli, files, papers
 from minitok.course import paths
 
-# Notebooks that still name another by its file and without a link; nothing may be added here.
-UNLINKED = {f"05_speculate/{name}" for name in ("02_token_recycling", "04_lantern", "05_gsd")}
 SOURCES = paths.sources()
 LESSONS = [path for path in SOURCES if path.parent.name != "00_start"]
 
@@ -30,8 +28,7 @@ def test_every_link_leads_to_a_notebook_and_every_lesson_is_linked(source):
     text = paths.words(source)
     assert [path.stem for path in paths.links(source, text) if not path.is_file()] == []
     assert paths.way(source)[-1] == source
-    if f"{source.parent.name}/{source.stem}" not in UNLINKED:
-        assert paths.NAMED.findall(text) == []
+    assert paths.NAMED.findall(text) == []
 
 
 @pytest.mark.parametrize("source", LESSONS, ids=lambda path: path.stem)
