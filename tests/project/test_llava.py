@@ -66,6 +66,7 @@ def test_the_loss_is_that_of_the_answers_alone():
     for untouched in (question, last):
         assert_close(answer_loss(untouched, words, 2), answer_loss(logits, words, 2))
     assert answer_loss(logits, words, 2, fill=5) != answer_loss(logits, words, 2)
+    assert answer_loss(logits.bfloat16(), words, 2).dtype == torch.float32
 
 
 def test_stage_one_trains_the_projector_and_stage_two_the_language_model_too():
