@@ -48,11 +48,13 @@ TITLE = "256 tokens become fewer inside a trained ViT: which method keeps the an
 HOW = (
     "The house's vit on the 372 test photographs, not trained again, in float32. 'once': after the attention of layer "
     "3 of 0 to 7. 'spread': every layer takes away as many tokens as any other. CLS always stays. Cost is that of the "
-    "layers for one photograph, without what a method itself computes. 'moved' is how far the answer went from that "
-    "with all tokens, as a Kullback-Leibler divergence. Random dropping is the mean of five draws; pooling is the mean "
-    "of squares of patches, whatever they show."
+    "layers for one photograph; 'own' is what a method itself computes. 'loyal' answers are as with all tokens; "
+    "'moved' is how far the answer went, as a Kullback-Leibler divergence. Random dropping is the mean of five draws. "
+    "Controls: pooling, the means of squares of patches; radial, the patches nearest the middle; attended, those that "
+    "CLS attends to most."
 )
-SCORES = {"right": "%", "moved": "bits", "cost": "billion FLOPs"}
+SCORES = {"right": "%", "loyal": "%", "moved": "bits", "cost": "billion FLOPs", "own": "billion FLOPs"}
+PLACED = {"pooling": (64, 16), "radial": (192, 128, 64, 32, 16, 8)}
 COUNTS, LAYER = {"once": (192, 128, 64, 32, 16, 8), "spread": (64, 16)}, 3
 
 
@@ -160,8 +162,10 @@ def measure(folder: pathlib.Path, options: Options, every: int = 1) -> list[dict
     whole = cost(made.vit.body, {}, SIDE**2) / 1e9
     rows = [{"where": "none", "method": "none", "tokens": SIDE**2, **figures(made.full, whole)}]
     pieces = [(where, name, k) for where in COUNTS for name in METHODS for k in COUNTS[where]]
-    # Pooling needs all patches in their places, and a square number of squares.
-    pieces = [(where, name, k) for where, name, k in pieces if name != "pooling" or (where == "once" and k in (64, 16))]
+    # Two controls need all patches in their places, and pooling a square number of squares.
+    pieces = [
+        piece for piece in pieces if piece[1] not in PLACED or (piece[0] == "once" and piece[2] in PLACED[piece[1]])
+    ]
     for where, name, k in tqdm(pieces, disable=not options.progress):
         through = (lambda schedule, _: falling(schedule, 8)) if name == "pitome" else spread
         job = partial(made.measure, METHODS[name], k, LAYER if where == "once" else None, through)

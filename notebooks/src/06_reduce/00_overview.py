@@ -163,7 +163,7 @@ for name in methods:
     assert spread < cut
 
 # %% [markdown]
-# Every method moves the answer less when it is spread, and the ranking changes. PiToMe, second after one cut, falls
+# Every method moves the answer less when it is spread, and the ranking changes. PiToMe, near ToMe after one cut, falls
 # behind random dropping with 64 tokens spread; [its lesson](04_pitome.ipynb) looks at why.
 #
 # ## On a model of someone else's
@@ -210,9 +210,10 @@ print(stages.reduce.table({"longest": stage.measure(longest, 16), "tome": rows["
 # %% [markdown]
 # ## What to take home
 #
-# - Compare methods only at the same layer and the same number of tokens: moving the cut moves the answers more than
-#   most methods do ([lesson 1](01_random_drop.ipynb)).
-# - Blind pooling of squares comes near [ToMe](02_tome.ipynb) with 16 tokens; random dropping is behind it everywhere.
-#   The league has both as rows, since a method that looks should beat them.
+# - Compare methods only at the same layer and the same number of tokens: for lots, moving the cut moves the answers
+#   more than most methods do ([lesson 1](01_random_drop.ipynb)).
+# - Blind pooling of squares names as many photographs as [ToMe](02_tome.ipynb) with 16 tokens, and moves the answers a
+#   third further; random dropping is behind ToMe everywhere. The league has both as rows, since a method that looks
+#   should beat them.
 # - After one cut, choosing for variety ([DivPrune](11_divprune.ipynb)) beats choosing by attention. The lessons say
 #   where each of them breaks.

@@ -59,7 +59,7 @@ viz.show(figure)
 # | token | 0 | 1 | 2 | 3 |
 # |---|---|---|---|---|
 # | value | 10 | 20 | 30 | 40 |
-# | CLS pays it | 0.4 | 0.3 | 0.2 | 0.1 |
+# | attention of CLS to it | 0.4 | 0.3 | 0.2 | 0.1 |
 # | key | (1, 0) | (0, 1) | (0.6, 0.8) | (0.8, 0.6) |
 # | size (patches it stands for) | 1 | 1 | 1 | 3 |
 #
@@ -99,10 +99,11 @@ assert abs(float(library.sizes(size).sum()) - 6) < 1e-5
 #
 # The tokens of layer 2 of the chapter's network, 256 become 64. **The temperature** says how evenly tokens are shared
 # out. Cosines differ by a few tenths, so at temperature 1 every anchor would get nearly the same from everyone, and all
-# new tokens would be alike; we take 0.02.
+# new tokens would be alike; we take 0.02, which was the best of four on these photographs (below):
+# this favours our rows a little.
 
 # %%
-stage = stages.reduce.stage(images=31)
+stage = stages.reduce.stage(images=62)
 seen = stage.seen(photo=15, layer=2)
 x, keys, attention = seen["x"], seen["keys"], seen["cls_attention"]  # (1, 256, 192), (1, 3, 256, 64), (1, 3, 256)
 anchors = attention.mean(1).argsort(dim=-1, descending=True, stable=True)[:, :64].sort(-1).values
@@ -157,22 +158,23 @@ for cheap, full in ((kept, Reduction.blend(own)), (merged, groups)):
 #
 # ## The experiment: at one price, which matrix?
 #
-# Four ways leave the same numbers of tokens in layers 2, 4 and 6, where each keeps the same share. The first, 0.65,
-# saves two fifths of the work, as in the paper's headline. `attended` prunes by the anchors' own score.
+# Five ways leave the same numbers of tokens in layers 2, 4 and 6, where each keeps the same share. The first, 0.65,
+# saves two fifths of the work, as in the paper's headline; 0.4 is a hard cut, for two of them. "Pruned" keeps the
+# anchors and drops the rest. "Nearest anchor" sends each token to one anchor.
 
 # %%
 ways = {"ours: Token Transforming": token_transforming, "baseline: ToMe": tome}
 ways |= {"nearest anchor": partial(token_transforming, temperature=1e-4), "pruned": stages.reduce.attended}
 ways["muted: by lot"] = stages.reduce.LOTS[:2]
 found = {}
-for share in (0.65, 0.4):
+for share, names in {0.4: list(ways)[:2], 0.65: list(ways)}.items():
     schedule = {layer: round(256 * share ** (i + 1)) for i, layer in enumerate((2, 4, 6))}
-    found |= {(name, share): stage.along(schedule, way) for name, way in ways.items()}
+    found |= {(name, share): stage.along(schedule, ways[name]) for name in names}
 print(stages.reduce.table({f"{name}, {share}": row for (name, share), row in found.items()}))
 
 # %%
 moved = {f"{name}, {100 * row.flops:.0f} % FLOPs": row.moved for (name, share), row in found.items() if share == 0.65}
-viz.show(viz.bars(moved, "Merging in any way beats dropping", "answer moved by (bits)"))
+viz.show(viz.bars(moved, "On average merging moves the answer less than dropping", "answer moved by (bits)"))
 
 # %%
 ours = found["ours: Token Transforming", 0.65]
@@ -181,16 +183,19 @@ for name in list(ways)[1:]:
     print(f"{name.split(': ')[-1]:20} moved further than ours by {further:+.4f} +- {error:.4f} bits")
 
 # %% [markdown]
-# ("+-": two standard errors over the same photographs.) Is it the sharing? "Nearest anchor" has the same anchors but
-# sends each token to one. A blend of many tokens is a blur; the more even the shares, the more alike all new tokens
-# are:
+# ("+-": two standard errors over the same photographs.) Is it the sharing? "Nearest anchor" has the same anchors and is
+# as good within the error: no. More even shares are worse; the more even, the more alike all new tokens are:
 
 # %%
 soft = {0.02: ours.moved, 1e-4: found["nearest anchor", 0.65].moved}
-schedule = {layer: round(256 * 0.65 ** (i + 1)) for i, layer in enumerate((2, 4, 6))}
 for tau in (0.05, 0.1):
     soft[tau] = stage.along(schedule, partial(token_transforming, temperature=tau)).moved
-print("moved by temperature:", {tau: round(soft[tau], 3) for tau in sorted(soft)})
+print("moved, by temperature:", {tau: round(soft[tau], 3) for tau in sorted(soft)})
+for tau in (0.02, 0.1, 1.0):
+    new = F.normalize(
+        token_transforming(x, 64, cls_attention=attention, keys=keys, temperature=tau).apply(x)[0], dim=-1
+    )
+    print(f"temperature {tau:g}: mean cosine of two new tokens {(new @ new.T).mean():.2f}")
 
 # %% [markdown]
 # ## Play: who goes where?
@@ -220,14 +225,13 @@ control
 
 # %%
 measures, settings = [], {"unit": "bits", "higher": False}
-against = {"pruned": "pruned", "by lot": "muted: by lot", "ToMe": "baseline: ToMe", "nearest anchor": "nearest anchor"}
-for label, name in against.items():
-    other = found[name, 0.65]
-    margin = stages.reduce.gap(ours, other)[1]
-    measures.append(papers.better(f"moved, {label}", ours.moved, than=other.moved, margin=margin, **settings))
-paper = "accuracy -0.1 % at 40 % fewer FLOPs (DeiT-S, abstract)"
-right = ("right, all tokens", ours.right)
-measures.append(papers.not_worse(*right, than=stage.full.right, by=5, unit="%", paper=paper))
+nearest, paper = found["nearest anchor", 0.65], "accuracy -0.1 % at 40 % fewer FLOPs (DeiT-S, abstract)"
+pairs = {"many-to-many, ToMe": (ours, found["baseline: ToMe", 0.65]), "many-to-many, nearest": (ours, nearest)}
+pairs |= {"nearest anchor, pruned": (nearest, found["pruned", 0.65])}
+pairs |= {"nearest anchor, by lot": (nearest, found["muted: by lot", 0.65])}
+for label, (a, b) in pairs.items():
+    margin = stages.reduce.gap(a, b)[1]
+    measures.append(papers.better(f"moved, {label}", a.moved, than=b.moved, margin=margin, paper=paper, **settings))
 
 # %%
 papers.verdict(
@@ -247,7 +251,7 @@ papers.verdict(
 # 64 tokens left after layer 3 alone. How like its nearest anchor is a token, by attention and by lot?
 
 # %%
-alone = {name: stage.measure(way, 64).moved for name, way in ways.items() if name != "muted: by lot"}
+alone = {name: stage.measure(ways[name], 64).moved for name in list(ways)[:3]}
 unit = F.normalize(stage.seen(15, 3)["keys"].mean(1), dim=-1)
 chosen = {"by attention": stages.reduce.attended(x, 64, cls_attention=stage.seen(15, 3)["cls_attention"])}
 chosen["by lot"] = stages.reduce.LOTS[0](x, 64)
@@ -256,8 +260,7 @@ print("cosine to the nearest anchor:", {name: round(value, 2) for name, value in
 viz.show(viz.bars(alone, "In layer 3 anchors by attention lose to ToMe", "answer moved by (bits), 64 tokens"))
 
 # %% [markdown]
-# What CLS looks at is not what stands for the others: its favourites lie together, and random anchors are nearer to
-# everyone.
+# What CLS looks at need not stand for the others: in this photograph random anchors are nearer to everyone.
 #
 # ## Exercises
 #
