@@ -69,6 +69,13 @@ class Stage:
         """The classes to draw: those of the photographs; where these have none, all ten in turn."""
         return self.labels if int(self.labels.max()) < 10 else torch.arange(len(self.labels)) % 10
 
+    @functools.cached_property
+    def counts(self) -> dict[str, Unigram | Neighbours]:
+        """The controls that count codes, here in 64 training photographs; the league counts in all of them."""
+        there = clothing.at_hand()
+        codes = encoded(clothing.load("train").images[::48] if there else photographs.crops(64, 64, seed=1))
+        return {"unigram": Unigram(codes), "neighbours": Neighbours(codes)}
+
     def price(self, method: Any) -> Float[Tensor, "b 256"]:
         """What a generator pays for each code of the photographs, given their classes, in bits."""
         return method.price(self.codes) if hasattr(method, "price") else price(method, self.codes, self.labels)

@@ -23,7 +23,7 @@ from minitok.house.flextok import GUIDANCE
 from minitok.house.vit import cls_features
 from minitok.stages import rivals
 from minitok.stages._common import cpu_seconds, kept
-from minitok.stages.pictures import ENOUGH, Row, gap, row, table
+from minitok.stages.pictures import ENOUGH, Row, gap, table
 
 __all__ = ["KS", "Row", "Stage", "gap", "stage", "table"]
 TITLE = "What is left of a photograph from the first k of 64 tokens"
@@ -80,7 +80,7 @@ class Stage:
 
     def measure(self, method: Any, k: int, **settings: float | int) -> Row:
         """How near the pictures from k tokens are to the photographs. Raises `ValueError` as the method does."""
-        return row(self.pictures(method, k, **settings), self.images, self.features)
+        return Row(self.pictures(method, k, **settings), self.images, self.features)
 
 
 def stage(images: int = 124) -> Stage:

@@ -1,13 +1,14 @@
 """What rebuilt pictures are worth beside the photographs that they were made from: error, likeness, edges, the set."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
+from minitok import metrics
 from minitok.house.vit import cls_features
-from minitok.metrics import frechet_distance, psnr, ssim
 from minitok.viz.tables import aligned
 
 ENOUGH = 300  # pictures, for a Frechet distance of vit's 192 features
@@ -15,34 +16,39 @@ ENOUGH = 300  # pictures, for a Frechet distance of vit's 192 features
 
 @dataclass(frozen=True)
 class Row:
-    """How near pictures are to their photographs, each by each, and as a set.
+    """How near pictures are to their photographs, each by each, and as a set; what is asked for is computed once.
 
-    `decibels` is the PSNR, `windows` the SSIM of each. `edges` is the mean root of the mean square step between
-    neighbouring pixels, in percent of the photographs' (below 100: blurred). `frechet` is the Frechet distance of
-    vit's CLS features; None where there are too few pictures to say it.
+    `features` are vit's of the photographs, where these are enough for a Frechet distance.
     """
 
-    decibels: Float[Tensor, "b"]
-    windows: Float[Tensor, "b"]
-    edges: float
-    frechet: float | None = None
+    pictures: Float[Tensor, "b 3 H W"]
+    photographs: Float[Tensor, "b 3 H W"]
+    features: Float[Tensor, "b c"] | None = None
+
+    @functools.cached_property
+    def decibels(self) -> Float[Tensor, "b"]:
+        """The PSNR of each."""
+        return metrics.psnr(self.pictures, self.photographs)
 
     @property
     def psnr(self) -> float:
         """The mean PSNR, in decibels."""
         return float(self.decibels.mean())
 
-    @property
+    @functools.cached_property
     def ssim(self) -> float:
-        """The mean SSIM."""
-        return float(self.windows.mean())
+        """The mean SSIM: likeness of small windows, 1 for equal ones."""
+        return float(metrics.ssim(self.pictures, self.photographs).mean())
 
+    @property
+    def edges(self) -> float:
+        """The steps between neighbouring pixels, in percent of the photographs' (below 100: blurred)."""
+        return 100 * steepness(self.pictures) / steepness(self.photographs)
 
-def row(pictures: Float[Tensor, "b 3 H W"], photographs: Float[Tensor, "b 3 H W"], features: Tensor | None) -> Row:
-    """The row of pictures of these photographs; `features` are vit's of the photographs, where they are many."""
-    frechet = None if features is None else frechet_distance(cls_features(pictures), features)
-    edges = 100 * steepness(pictures) / steepness(photographs)
-    return Row(psnr(pictures, photographs), ssim(pictures, photographs), edges, frechet)
+    @functools.cached_property
+    def frechet(self) -> float | None:
+        """The Frechet distance of vit's CLS features; None where there are too few pictures to say it."""
+        return None if self.features is None else metrics.frechet_distance(cls_features(self.pictures), self.features)
 
 
 def steepness(pictures: Float[Tensor, "b c H W"]) -> float:
@@ -67,7 +73,7 @@ def gap(ours: Row, other: Row) -> tuple[float, float]:
 
 def table(rows: Mapping[str, Row]) -> str:
     """Rows by name, as text."""
-    far = any(row.frechet is not None for row in rows.values())
+    far = any(row.features is not None for row in rows.values())
     lines = [("", "PSNR (dB)", "SSIM", "edges (%)", *(["Frechet"] if far else []))]
     for name, found in rows.items():
         line = (name, f"{found.psnr:.1f}", f"{found.ssim:.2f}", f"{found.edges:.0f}")

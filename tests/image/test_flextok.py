@@ -265,6 +265,33 @@ def test_a_codec_says_what_is_painted():
     assert not any("codec" in name for name in model.state_dict())
 
 
+def test_the_condition_is_a_small_network_of_the_times_waves():
+    flow, s, seen = small().flow, torch.tensor([0.2]), []
+    flow.body.register_forward_hook(lambda *given: seen.append(given[2]), with_kwargs=True)
+    flow.body.register_forward_pre_hook(lambda _, inputs, named: seen.append(named["condition"]), with_kwargs=True)
+    flow(torch.zeros(1, 3, 8, 8), s, torch.zeros(1, 4, 12))
+    angle = s[:, None] * 1000 / 10_000 ** (torch.arange(32) / 32)
+    waves = torch.cat([angle.cos(), angle.sin()], 1)
+    first, _, second = flow.time
+    expected = F.silu(waves @ first.weight.T + first.bias) @ second.weight.T + second.bias
+    torch.testing.assert_close(seen[0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_by_default_64_tokens_and_a_flow_of_six_layers():
+    model = FlexTok()
+    assert model.sizes == Sizes(size=64, patch=8, tokens=64, width=128, layers=3, heads=4, channels=3)
+    assert len(model.flow.body.blocks) == 6
+    assert "blocks" not in model.state_dict()
+
+
+def test_maps_in_half_precision_meet_noise_in_whole():
+    model, maps, errors = small(), torch.rand(2, 3, 8, 8).bfloat16(), []
+    for given in (maps, maps.float()):
+        torch.manual_seed(3)
+        errors.append(model(given).error)
+    assert torch.equal(*errors)
+
+
 def test_layers_and_condition_are_heard():
     model = FlexTok(SMALL, layers=5)
     assert len(model.flow.body.blocks) == 5

@@ -169,6 +169,7 @@ def test_the_stage_measures_networks_and_counts_by_one_call(few):
     assert counts.right is None
     assert counts.bits < 12
     assert stage.measure(few).slant is None
+    assert stage.counts.keys() == {"unigram", "neighbours"}
 
 
 def test_photographs_are_taken_by_the_classes_asked_for():

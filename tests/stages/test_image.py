@@ -21,7 +21,7 @@ def test_a_row_is_what_a_tokenizer_paints_beside_the_photographs(stage):
     painted = model.decode(Tokens(model.encode(stage.images).codes, (64,))[:4])
     found = stage.measure(model, 4)
     torch.testing.assert_close(found.decibels, psnr(painted, stage.images), atol=1e-3, rtol=0)
-    torch.testing.assert_close(found.windows, ssim(painted, stage.images), atol=1e-4, rtol=0)
+    assert found.ssim == pytest.approx(float(ssim(painted, stage.images).mean()), abs=1e-4)
     assert found.psnr == pytest.approx(float(psnr(painted, stage.images).mean()), abs=1e-3)
     assert found.frechet is None
     assert stage.measure(model, 64).edges > found.edges
@@ -50,22 +50,24 @@ def test_settings_are_heard(stage):
 
 
 def test_a_gap_is_that_of_pairs_with_twice_its_error():
-    zero = torch.zeros(4)
-    ours, other = (pictures.Row(d, zero, 0.0) for d in (torch.tensor([21.0, 21.0, 22.0, 22.0]), zero + 20))
+    decibels = torch.tensor([[21.0, 21.0, 22.0, 22.0], [20.0] * 4])
+    ramps = torch.linspace(0, 1, 16).expand(4, 3, 16, 16)
+    ours, other = (pictures.Row(ramps + 10 ** (-d / 20)[:, None, None, None], ramps) for d in decibels)
     found, error = pictures.gap(ours, other)
-    assert found == 1.5
-    assert error == pytest.approx(2 * (1 / 3) ** 0.5 / 2)
-    assert pictures.table({"a": ours}).splitlines()[1].split() == ["a", "21.5", "0.00", "0"]
-    far = {"a": pictures.Row(zero, zero, 50.0, 12.34), "b": ours}
-    assert pictures.table(far).splitlines()[1].split()[-1] == "12.3"
-    assert pictures.table(far).splitlines()[2].split()[-1] == "-"
+    assert found == pytest.approx(1.5, abs=1e-4)
+    assert error == pytest.approx(2 * (1 / 3) ** 0.5 / 2, abs=1e-4)
+    name, psnr_, _, edges = pictures.table({"a": ours}).splitlines()[1].split()
+    assert (name, psnr_, edges) == ("a", "21.5", "100")
 
 
 def test_a_set_is_far_from_another_and_not_from_itself():
     images = torch.rand(20, 3, 64, 64)
     features = pictures.cls_features(images)
-    assert pictures.row(images, images, features).frechet == pytest.approx(0, abs=1e-2)
-    assert pictures.row(1 - images, images, features).frechet > 1
+    assert pictures.Row(images, images, features).frechet == pytest.approx(0, abs=1e-2)
+    far = {"a": pictures.Row(1 - images, images, features), "b": pictures.Row(1 - images, images)}
+    assert far["a"].frechet > 1
+    first, second = (line.split()[-1] for line in pictures.table(far).splitlines()[1:])
+    assert (first, second) == (f"{far['a'].frechet:.1f}", "-")
 
 
 @needs_photographs

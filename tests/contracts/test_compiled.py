@@ -1,0 +1,19 @@
+"""Every method of chapters 2 and 4 can be compiled whole, or says why not: `compiled.py` does it."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from minitok import papers
+
+SCRIPT = pathlib.Path(__file__).with_name("compiled.py")
+
+
+def test_every_method_compiles_into_one_graph():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = [row.slug for chapter in ("image", "generate") for row in papers.rows(chapter)]
+    methods = [slug for slug in rows if papers.places(slug)["module"].exists()]
+    assert {line.split()[0] for line in done.stdout.splitlines()} == set(methods)
