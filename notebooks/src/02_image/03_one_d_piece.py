@@ -6,265 +6,213 @@
 # **Code:** `minitok/image/one_d_piece.py`.
 # **Read first:** [TiTok](01_titok.ipynb), to which this lesson adds one line.
 #
-# TiTok describes every image by the same number of tokens. You will build the one line that puts the tokens in order,
-# see what it did to a trained model, and compare that with the oldest way to say first what matters most.
+# After this lesson you can train a tokenizer of which any first tokens make a picture, and say what that costs.
 
 # %%
 from itertools import pairwise
 
 import torch
 
-from minitok import codecs, house, papers, viz
-from minitok.data import clothing, photographs
-from minitok.image import Tokens
+from minitok import house, papers, stages, viz
+from minitok.image import OneDPiece, Tokens
 from minitok.image.one_d_piece import without_tail
-from minitok.metrics import psnr
-from minitok.stages.image import linear_code, principal_components, rebuilt
+from minitok.metrics import difference
+from minitok.quantize import VQ
 
 # %% [markdown]
 # ## The problem: one length for all
 #
-# A plain dress needs few tokens, a checked shirt more; a small screen needs fewer than a large one. TiTok has one model
-# for one length. Reading fewer of its 64 tokens does not help: nothing in its training made the first ones more
-# important, and the decoder never met a missing one.
+# A plain dress needs few tokens, a checked shirt more. TiTok has one model for one length: nothing made its first
+# tokens more important, and its decoder never met a missing one.
 
 # %%
-there = clothing.at_hand()
-photos = clothing.load("test").images[::3] if there else photographs.crops(124, 64)
-titok, lengths = house.load("titok"), (1, 2, 4, 8, 16, 32, 64)
-codes = {"titok": titok.encode(photos).codes}
-some = photos[[24, 85]]
-cut = [some, *(titok.decode(titok.encode(some)[:k]) for k in (4, 16, 32, 64))]
+stage, ks = stages.image.stage(images=62), stages.image.KS
+photos, titok = stage.images, house.load("titok")
+cuts = [photos, *(stage.pictures(titok, k) for k in (4, 16, 32, 64))]
 titles = ["held out", "4 tokens", "16 tokens", "32 tokens", "64 tokens"]
-viz.show(viz.images(torch.stack(cut, 1)[0], titles, columns=5, height=0.96), photo=True)
+viz.show(viz.images(torch.stack(cuts, 1)[12], titles, columns=5, height=0.96), photo=True)
 
 # %% [markdown]
 # ## The idea: train with the tail cut off
 #
-# **Tail token drop:** in each step of training draw a number k from 1 to 64 and let the decoder see only the first k
-# tokens. Now a token's place says how often it is heard: the first always, the last once in 64 steps.
+# **Tail token drop:** in each step of training draw a number k from 1 to n, each as likely; the decoder sees only the
+# first k tokens. So place i is heard in the share (n - i + 1) / n of the steps.
+#
+# ## By hand: why that makes an order
+#
+# Four things may be told, one a token; each, untold, adds its variance to the error: 16, 4, 1, 0. With n = 4 places are
+# missing in 0, 1/4, 2/4, 3/4 of the steps. Important first: 4 x 1/4 + 1 x 2/4 = **1.5** in the mean. Important last: 1
+# x 1/4 + 4 x 2/4 + 16 x 3/4 = **14.25**. No loss asks for it.
 
 # %%
-draws = torch.randint(1, 65, (100_000,), generator=torch.Generator().manual_seed(0))
-heard = [(draws >= i).float().mean().item() for i in range(1, 65)]
-title = "A token's place says how often the decoder hears it"
-viz.show(viz.lines({"ours: tail token drop": (range(1, 65), heard)}, title, "place of the token", "share of the steps"))
+n = 4
+missing = torch.arange(n) / n  # of places 1 to 4
+told = torch.tensor([16.0, 4.0, 1.0, 0.0])
+print("important first", float(told @ missing), " important last", float(told.flip(0) @ missing))
+draws = torch.randint(1, n + 1, (100_000,), generator=torch.Generator().manual_seed(0))
+heard = torch.stack([(draws > i).float().mean() for i in range(n)])
+print("heard in 100,000 draws of k:", [round(share, 2) for share in heard.tolist()])
+assert float(told @ missing) == 1.5
+assert difference(heard, 1 - missing) < 0.01
 
 # %% [markdown]
-# An encoder that wants a small error had better say first what lowers it most. And the decoder learns to paint from
-# whatever it is given. No loss asks for an order; it is only never worth while to put important things last.
+# **To cut is not to set to zero.** A mask token with logits 0 to all looks at itself (value 0) and at three tokens of
+# values 6, 3 and 9. With k = 2:
 #
-# ## The mechanism, step by step
-#
-# **1. Encode and quantize** as TiTok does: 64 latents, 64 codes of 12 bits, all of them, since nobody knows k yet.
+# - cut: the mean of three, (0 + 6 + 3) / 3 = **3**; the third hidden by the attention mask: the same;
+# - the third set to zero: (0 + 6 + 3 + 0) / 4 = **2.25**. A zero still takes part in the softmax.
 
 # %%
-model = house.load("one_d_piece")
-codes["one_d_piece"] = model.encode(photos).codes
-values = model.quantizer.decode(codes["one_d_piece"][:2])  # what the codes stand for
-print(tuple(values.shape), "values of two photographs")
+values, logits = torch.tensor([0.0, 6.0, 3.0, 9.0]), torch.zeros(4)
+seen = without_tail(2, n=3, others=1)[0]  # what the mask token may see of [mask, three tokens]
+cut = logits[:3].softmax(-1) @ values[:3]
+hidden = logits.masked_fill(~seen, -torch.inf).softmax(-1) @ values
+zeroed = logits.softmax(-1) @ (values * seen)
+print(f"cut {cut:.2f}, hidden {hidden:.2f}, zeroed {zeroed:.2f}")
+assert difference(torch.stack([cut, hidden, zeroed]), torch.tensor([3, 3, 2.25])) < 1e-6
 
 # %% [markdown]
-# **2. Draw one k** for the whole batch, each of 1 to 64 equally likely.
+# ## The mechanism on a real photograph
 #
-# **3. Cut** the quantized tokens, and with them the vectors that tell them apart, so that token i keeps its own. The
-# 64 blank mask tokens stay: the image is whole, only its description is shorter.
+# **1. Encode and quantize** all 64 tokens: nobody knows k yet. **2. Draw one k** for the batch: several would need
+# padding. **3. Cut** the values, and with them the vectors of their places. All 64 mask tokens stay: the image is
+# whole.
 
 # %%
+model, some = house.load("one_d_piece"), photos[[12, 42]]
+decoder, values = model.decoder, model.quantizer(model.latents(some)).values
 torch.manual_seed(0)
 k = int(torch.randint(1, 65, ()))
-decoder = model.decoder
 description = decoder.enter(values[:, :k]) + decoder.place[:k]
 blank = (decoder.mask + decoder.position).expand(2, -1, -1)
 joined = torch.cat([blank, description], dim=1)
+painted = decoder.body(joined, "full")[:, :64]
 print(f"k = {k}: the decoder reads {joined.shape[1]} tokens, not 128")
 
 # %% [markdown]
-# **4. Go on as before:** pixels at the mask tokens, the error, its gradient. (Where codes are learnt, the codebook's
-# own loss still counts all 64.) Tokens beyond k get no gradient in this step.
-#
-# A sequence whose length changes at each step is slow to compile for a GPU. The library therefore keeps all 128 places
-# and hides the tail by the **attention mask**: no token may look at it. Is that the same?
+# Changing lengths are slow to compile for a GPU. The library keeps all 128 places and hides the tail, as above.
 
 # %%
 mask = without_tail(k, n=64, others=64)
 whole = torch.cat([blank, decoder.enter(values) + decoder.place], dim=1)
-hidden = decoder.body(whole, mask)[:, :64]
-assert torch.allclose(hidden, decoder.body(joined, "full")[:, :64], atol=1e-5)
+assert difference(decoder.body(whole, mask)[:, :64], painted) < 1e-5
 print(f"each token sees {int(mask[0].sum())} of {mask.shape[1]}; the mask tokens come out the same")
 
 # %% [markdown]
-# It is: what nobody looks at might as well not be there. (Setting the tail to zeros would not be: a zero still takes
-# part in the attention.)
-#
-# **What you built is what the library has.** In training, `OneDPiece.paint` draws k by itself; from the same seed it
-# paints what we paint from our cut sequence.
+# **4. The loss**: $\log \frac{1}{m} \sum (\hat x_k - x)^2$ over an image's m numbers, of the picture from k tokens,
+# plus the quantizer's own loss. From the first, tokens beyond k get **no gradient** in this step. The second counts
+# **all n**, cut or not: where codes are learnt (VQ: each vector is pulled to its code and back), the tail's codes go on
+# fitting. FSQ, in our trained model, has none; so here a new model with VQ, and k = 3:
+
+# %%
+torch.manual_seed(0)
+new = OneDPiece(quantizer=VQ(d=4, K=16))
+latents = new.latents(some).detach().requires_grad_()
+values_vq, _, own = new.quantizer(latents)
+seen = without_tail(3, n=64, others=64)
+error = ((super(OneDPiece, new).paint(values_vq, seen) - some).square().mean((1, 2, 3)) + 1e-5).log().mean()
+for name, loss in {"the picture's error": error, "the quantizer's loss": own}.items():
+    slope = torch.autograd.grad(loss, latents, retain_graph=True)[0].abs().amax((0, 2))
+    print(f"{name:21} moves {int((slope > 0).sum()):2} of 64 tokens")
+    assert int((slope > 0).sum()) == (3 if loss is error else 64)
+
+# %% [markdown]
+# **What you built is what the library has.** In training `OneDPiece.paint` draws k itself: the same from the same seed.
 
 # %%
 torch.manual_seed(0)
 library = model.train().paint(values)
 model.eval()
-pixels = decoder.out(decoder.body(joined, "full")[:, :64]).transpose(1, 2).unflatten(2, (8, 8))
-rough = torch.nn.functional.pixel_shuffle(pixels, 8)
-assert torch.allclose((rough + decoder.smooth(rough) + 1) / 2, library, atol=1e-5)
-assert torch.allclose(model.decode(Tokens(codes["one_d_piece"][:2], (64,))[:k]), library.clamp(0, 1), atol=1e-5)
+rough = torch.nn.functional.pixel_shuffle(decoder.out(painted).transpose(1, 2).unflatten(2, (8, 8)), 8)
+assert difference((rough + decoder.smooth(rough) + 1) / 2, library) < 1e-5
+assert difference(model.decode(model.encode(some)[:k]), library.clamp(0, 1)) < 1e-4
 print("ours, the library in training, and its decoding of a prefix agree")
 
 # %% [markdown]
+# ## The recipe
+#
+# 1. TiTok's encoder and quantizer, on all n tokens.
+# 2. In each training step one k for the batch, uniform in 1..n.
+# 3. The decoder gets [masks; the first k values], token i with the vector of place i.
+# 4. Loss: the error of that picture, plus the quantizer's loss over all n tokens.
+# 5. Use: store the first k codes, any k; decode them alone.
+# 6. Cost: none at use; in training a mask.
+#
 # ## The experiment: quality against length
 #
-# Both models were trained on the same views for as many steps, with and without that one line.
+# Both models learnt from the same views as long. Rivals: **WebP**, and **principal components**, the
+# directions in which training photographs differ most, places along them rounded for the least error. A *linear*
+# network with tail drop finds these.
 
 # %%
-cuts = [some, *(model.decode(model.encode(some)[:k]) for k in (1, 4, 16, 64))]
-titles = ["held out", "1 token", "4 tokens", "16 tokens", "64 tokens"]
-rows = torch.stack(cuts, 1).flatten(0, 1)
-viz.show(viz.images(rows, [*titles, *[""] * 5], columns=5, height=1.28), photo=True)
-
-# %% [markdown]
-# Two rivals more. **WebP** files of 96 bytes, as many as 64 tokens take. And the oldest way to say first what matters
-# most, **principal components**: the directions in which the training photographs differ most. A photograph becomes
-# its places along them, each rounded to as many bits as lower the error most. That is the best *linear* encoder and
-# decoder, and trained with tail drop a linear network would find these same directions, in this order.
-
-
-# %%
-def quality(pictures):
-    return float(psnr(pictures, photos).mean())
-
-
-models = {"ours: One-D-Piece": (model, codes["one_d_piece"]), "baseline: TiTok, cut": (titok, codes["titok"])}
-curves = {name: [quality(rebuilt(m, c, k)) for k in lengths] for name, (m, c) in models.items()}
-learnt = clothing.load("train").images if there else photographs.crops(1000, 64, seed=1)
-linear = principal_components(learnt)
-curves["principal components"] = [quality(linear_code(linear, photos, 12 * k)) for k in lengths]
-webp = quality(codecs.at_budget(photos, 96, "WEBP").images)
-
-# %%
-series = {name: ([1.5 * k for k in lengths], curve) for name, curve in curves.items()}
-series["WebP"] = ([96], [webp])
+linear, webp = stage.rivals["principal components"], stage.measure(stage.rivals["WebP"], 64)
+methods = {"ours: One-D-Piece": model, "baseline: TiTok, cut": titok, "principal components": linear}
+rows = {name: {k: stage.measure(method, k) for k in ks} for name, method in methods.items()}
+curves = {name: [row.psnr for row in found.values()] for name, found in rows.items()}
+series = {name: ([1.5 * k for k in ks], curve) for name, curve in curves.items()}
+series["WebP"] = ([96], [webp.psnr])
 viz.show(viz.lines(series, "Quality against length", "bytes a photograph", "PSNR (dB)", log="x"))
 
 # %%
-for name, curve in curves.items():
-    print(f"{name:22}", "  ".join(f"{value:4.1f}" for value in curve), "dB")
-print(f"{'WebP':22}", f"{webp:41.1f} dB")
+print(stages.image.table({f"{name.split(': ')[-1]}, {k}": found[k] for k in (4, 64) for name, found in rows.items()}))
+assert all(after > before for before, after in pairwise(curves["ours: One-D-Piece"]))
+cuts = [photos, *(stage.pictures(model, k) for k in (1, 4, 16, 64))]
+titles = ["held out", "1 token", "4 tokens", "16 tokens", "64 tokens"]
+pair = torch.stack(cuts, 1)[[12, 42]].flatten(0, 1)
+viz.show(viz.images(pair, [*titles, *[""] * 5], columns=5, height=1.28), photo=True)
 
 # %% [markdown]
-# Three things to see. With tail drop every prefix is a picture; cut TiTok only catches up near its full length. There
-# it wins: being prepared for all lengths costs something at the full one. And principal components, no network at all,
-# have about the same error as One-D-Piece, for few tokens even less.
-#
-# Error is one judge. The *Frechet distance* of `vit`'s features asks whether the set of pictures looks like photographs
-# to a classifier (0 is best; from the models' cards, all 372 photographs):
+# Cut TiTok catches up near its full length, where it wins: to be prepared for all lengths costs something. Principal
+# components, no network, have about the same error. The *Frechet distance* of `vit`'s features asks whether the set
+# looks like photographs to a classifier (the league, all 372):
 
 # %%
-cards = {name: house.card(name)["figures"] for name in ("one_d_piece", "titok")}
-own, other = "Frechet distance from {} tokens", "Frechet distance from principal components in the bits of {} tokens"
-distances = {
-    "ours: One-D-Piece": [cards["one_d_piece"][own.format(k)] for k in lengths],
-    "baseline: TiTok, cut": [cards["titok"][own.format(k)] for k in lengths],
-    "principal components": [cards["one_d_piece"][other.format(k)] for k in lengths],
-}
-shown = {name: (lengths, values) for name, values in distances.items()}
+league = {(row["method"], row["tokens"]): row["Frechet"] for row in stages.load("image")["rows"]}
+keys = {"ours: One-D-Piece": "one_d_piece", "baseline: TiTok, cut": "titok"}
+far = {name: [league[keys.get(name, name), k] for k in ks] for name in methods}
 title = "To a classifier few tokens of One-D-Piece are best"
+shown = {name: (ks, values) for name, values in far.items()}
 viz.show(viz.lines(shown, title, "tokens", "Frechet distance (less is better)", log="x"))
 
 # %% [markdown]
-# To the classifier One-D-Piece's short prefixes are nearest to photographs, though two tokens are no better than one.
-# With all 64 tokens it comes last.
+# ## Play: how many tokens do you need, and what does the first one say?
 #
-# ## Play: how many tokens do you need?
+# `first`: the first token is that of the other photograph. It brings a colour, and roughly where it lies.
 
 
 # %%
-def prefix(tokens=8, photo=40):
-    part = model.encode(photos[photo : photo + 1])
-    two = torch.cat([photos[photo : photo + 1], model.decode(part[:tokens])])
-    return viz.show(viz.images(two, ["held out", f"{1.5 * tokens:g} bytes"], height=1.28), photo=True)
+def prefix(tokens=8, photo=12, first=42):
+    codes = model.encode(photos[[photo, first]]).codes[:, :tokens]
+    codes = torch.cat([codes[:1], codes[:1]])
+    codes[1, 0] = model.encode(photos[first : first + 1]).codes[0, 0]
+    four = torch.cat([photos[photo : photo + 1], model.decode(Tokens(codes, (64,))), photos[first : first + 1]])
+    titles = ["held out", f"{1.5 * tokens:g} bytes", "other's first", "the other"]
+    return viz.show(viz.images(four, titles, height=1.28), photo=True)
 
 
 prefix()
 
 # %%
-control = viz.slider(prefix, tokens=(1, 64), photo=(0, 123))
+control = viz.slider(prefix, tokens=(1, 64), photo=(0, 61), first=(0, 61))
 viz.ends(control)
 control
 
 # %% [markdown]
-# ## What do the first tokens say?
-#
-# The authors ask how much each place counts: replace the token there by a random code, and see how far the pixels move
-# (all others stay, and all 64 are read).
-
-
-# %%
-def changes(model, codes):
-    torch.manual_seed(0)
-    before = rebuilt(model, codes, 64)
-    for i in range(64):
-        changed = codes.clone()
-        changed[:, i] = torch.randint(4096, (len(codes), 1))
-        yield float((rebuilt(model, changed, 64) - before).abs().mean())
-
-
-effects = {name: list(changes(m, c[::16])) for name, (m, c) in models.items()}
-shown = {name: (range(1, 65), values) for name, values in effects.items()}
-title = "With tail drop late places change less"
-viz.show(viz.lines(shown, title, "place of the token", "mean change of a pixel (0 to 1)"))
-
-# %%
-early, late = (sum(effects["ours: One-D-Piece"][part]) for part in (slice(0, 32), slice(32, 64)))
-before, after = (sum(effects["baseline: TiTok, cut"][part]) for part in (slice(0, 32), slice(32, 64)))
-print(f"first half over second half: {early / late:.1f} with tail drop, {before / after:.1f} without")
-assert early > 1.5 * late or not there
-assert 0.7 < before / after < 1.4 or not there
-
-# %% [markdown]
-# The authors also group images by their first token, and find alike ones together. Our photographs are of ten kinds of
-# clothes. We compare them by what their first k tokens stand for, and name each by its 15 nearest: how often rightly?
-
-# %%
-labels = clothing.load("test").labels[::3] if there else torch.arange(124) % 10
-
-
-def named(values):
-    nearest = torch.cdist(values, values).fill_diagonal_(torch.inf).topk(15, largest=False).indices
-    return 100 * float((labels[nearest].mode(1).values == labels).float().mean())
-
-
-right = {"always the commonest kind": 100 * float(labels.bincount().max() / len(labels))}
-right["mean colour"] = named(photos.mean((2, 3)))
-stand = model.quantizer.decode(codes["one_d_piece"])
-right |= {f"ours: first {k} tokens": named(stand[:, :k].flatten(1)) for k in (1, 2, 4, 8, 64)}
-viz.show(viz.bars(right, "A few tokens tell much of the kind", "kind named rightly (%)"))
-
-# %% [markdown]
-# The first token alone knows little of the kind. What does it hold? Give one photograph's to another and look: a
-# colour, and roughly where it lies.
-
-# %%
-order = torch.tensor([24, 85])
-first = model.decode(Tokens(codes["one_d_piece"][order, :1], (64,)))
-mixed = codes["one_d_piece"][order, :8].clone()
-mixed[:, 0] = codes["one_d_piece"][order.roll(1), 0]
-own8 = model.decode(Tokens(codes["one_d_piece"][order, :8], (64,)))
-rows = torch.stack([photos[order], first, own8, model.decode(Tokens(mixed, (64,)))], 1).flatten(0, 1)
-titles = ["held out", "first token", "first 8", "other's first", *[""] * 4]
-viz.show(viz.images(rows, titles, columns=4, height=1.28), photo=True)
-
-# %% [markdown]
 # ## The verdict
+#
+# Half a decibel is asked for at least, since one training run stands behind each model.
 
 # %%
-ours, baseline, classical = curves.values()
-mean = [sum(curve[:6]) / 6 for curve in (ours, baseline, classical)]
+ours, parent, classical = curves.values()
+short = [sum(curve[:6]) / 6 for curve in (ours, parent, classical)]
+look = [sum(curve[:6]) / 6 for curve in far.values()]
+dB, own = {"unit": "dB", "tolerance": 0.1}, "rFID 1.08, 256 tokens (repository)"
 measures = [
-    papers.exact("each doubling of the tokens lowers the error", all(b > a for a, b in pairwise(ours))),
-    papers.better("PSNR, mean of 1 to 32 tokens, TiTok cut", mean[0], than=mean[1], unit="dB", margin=3),
-    papers.better("PSNR, 96 bytes, WebP", ours[-1], than=webp, unit="dB", margin=0.5),
-    papers.better("PSNR, 64 tokens, TiTok less 1 dB", ours[-1], than=baseline[-1], unit="dB", margin=-1),
-    papers.better("PSNR, mean of 1 to 32 tokens, linear", mean[0], than=mean[2], unit="dB", margin=0.5),
+    papers.better("PSNR, mean of 1 to 32 tokens, TiTok cut", short[0], than=short[1], margin=3, **dB),
+    papers.better("PSNR, 96 bytes, WebP", ours[-1], than=webp.psnr, margin=0.5, **dB),
+    papers.not_worse("PSNR, 64 tokens, TiTok", ours[-1], than=parent[-1], by=1, **dB),
+    papers.better("PSNR, mean of 1 to 32 tokens, linear", short[0], than=short[2], margin=0.5, **dB),
+    papers.better("Frechet, mean of 1 to 32, linear", look[0], than=look[2], higher=False, margin=5, paper=own),
 ]
 
 # %%
@@ -273,72 +221,57 @@ claim = papers.verdict(
     "Tail token drop makes every prefix a picture, better the longer it is, at a small cost at full length.",
     measures,
     against="TiTok, the same but for tail drop; WebP; principal components of the training photographs; equal bits",
-    data="every third clothing photograph of the test set (124)" if there else "124 crops of other photographs",
+    data=f"{stage.data}; Frechet distance, of vit's features: the league, all 372",
 )
-assert claim.outcome == "holds in part" or not there
 
 # %% [markdown]
-# The core of the claim holds by far: one model, any length. The cost at full length is more than one decibel, and one
-# training run of each stands behind it. The paper's models are far larger and learn with losses of perception (its
-# repository gives an rFID, a Frechet distance, of 1.08 from 256 tokens at 256 pixels). It compares itself with JPEG and
-# WebP, not with a linear code; for a small squared error, know that one first. What a network adds at few tokens, the
-# Frechet distance shows.
+# The core holds by far: one model, any length. The paper compares itself with JPEG and WebP, not with a linear code.
 #
 # ## Where it breaks: the tail starves
 #
-# The last tokens are seldom heard. What do they bring? Beside it, the linear code, which has no tail drop.
+# The last tokens are seldom heard. What do they bring? Beside it, the linear code.
 
 # %%
-ends, gains = (16, 32, 48, 64), {"ours: One-D-Piece": [], "principal components": []}
-for a, b in pairwise(ends):
-    short, long = (quality(rebuilt(model, codes["one_d_piece"], k)) for k in (a, b))
-    gains["ours: One-D-Piece"].append(long - short)
-    short, long = (quality(linear_code(linear, photos, 12 * k)) for k in (a, b))
-    gains["principal components"].append(long - short)
-shown = {name: (ends[1:], values) for name, values in gains.items()}
-viz.show(viz.lines(shown, "One-D-Piece's last tokens add little", "tokens", "gain of the last 16 (dB)"))
-
-# %%
-for name, values in gains.items():
-    print(f"{name}: tokens 33 to 64 add {values[1] + values[2]:.1f} dB")
-assert gains["ours: One-D-Piece"][-1] < 0.5 or not there
+ends, gains = (16, 32, 48, 64), {}
+for name in ("ours: One-D-Piece", "principal components"):
+    at = [stage.measure(methods[name], k).psnr for k in ends]
+    gains[name] = (ends[1:], [after - before for before, after in pairwise(at)])
+    print(f"{name.split(': ')[-1]}: tokens 33 to 64 add {at[-1] - at[1]:.1f} dB")
+viz.show(viz.lines(gains, "One-D-Piece's last tokens add little", "tokens", "gain of the last 16 (dB)"))
 
 # %% [markdown]
-# Part of the slowing is the photographs' own; the rest fits with a tail that is seldom heard. 72 bytes are nearly as
-# good as 96.
+# Part of the slowing is the photographs' own.
 #
 # ## Exercises
 #
-# **1. As many as it takes.** Find for each photograph the fewest tokens with a PSNR of at least `wanted` dB; 64 where
-# none suffices. A (b,) tensor of whole numbers. `psnr(a, b)` gives one number a photograph,
-# `model.decode(tokens[:k])` the pictures.
+# **1. Your own tail drop.** Return the loss of step 4 for a given k: the mean over images of log(squared error + 1e-5),
+# plus the quantizer's. `model.latents`, `model.quantizer` (values, codes, loss), `model.paint` (outside of training)
+# help.
 
 
 # %%
-def fewest(tokens, images, wanted):
-    return torch.full((len(images),), 64)  # replace this: always all
+def step_loss(model, images, k):
+    rebuilt = model(images)  # replace this: all tokens
+    return ((rebuilt.images - images).square().mean((1, 2, 3)) + 1e-5).log().mean() + rebuilt.loss
 
 
 # %%
-def check_1(fewest):
-    tokens, images = model.encode(photos[:8]), photos[:8]
-    table = torch.stack([psnr(model.decode(tokens[:k]), images) for k in range(1, 65)])
-    for wanted in (12.0, 19.0, 99.0):
-        found = fewest(tokens, images, wanted)
-        for i, k in enumerate(found.tolist()):
-            if k < 64 and table[k - 1, i] < wanted:
-                return f"photograph {i}: {k} tokens do not reach {wanted} dB"
-            if k > 1 and (table[: k - 1, i] >= wanted).any():
-                return f"photograph {i}: less than {k} tokens reach {wanted} dB"
-    many = fewest(model.encode(photos), photos, 19.0)
-    return f"right: for 19 dB {int(many.min())} to {int(many.max())} tokens, {many.float().mean():.0f} in the mean"
+def check_1(step_loss):
+    for tried in (model, OneDPiece(quantizer=VQ(d=4, K=16)).eval()):
+        values, _, own = tried.quantizer(tried.latents(some))
+        for k in (64, 5, 1):
+            error = (tried.paint(values[:, :k]) - some).square().mean((1, 2, 3))
+            right = ((error + 1e-5).log().mean() + own).item()
+            if abs((found := step_loss(tried, some, k).item()) - right) > 1e-3:
+                return f"k = {k}, {type(tried.quantizer).__name__}: {found:.3f}, expected {right:.3f}"
+    return "right"
 
 
-check_1(fewest)
+check_1(step_loss)
 
 # %% [markdown]
-# **2. Another draw.** FlexTok may draw k from 1, 2, 4, ..., n, each as likely (n is a power of two). In which share of
-# the steps is the token at place i (from 1) heard?
+# **2. Another draw.** FlexTok draws k from 1, 2, 4, ..., n, each as likely. In which share of the steps is place i
+# (from 1) heard?
 
 
 # %%
@@ -347,50 +280,25 @@ def heard_at(i, n):
 
 
 def check_2(heard_at):
-    for i, share in ((1, 7 / 7), (2, 6 / 7), (3, 5 / 7), (33, 1 / 7), (64, 1 / 7)):
-        if abs(heard_at(i, 64) - share) > 1e-6:
-            return f"of the 7 lengths up to 64, place {i} is heard in a share of {share:.2f}, not {heard_at(i, 64):.2f}"
-    if abs(heard_at(3, 4) - 1 / 3) > 1e-6:
-        return "for n = 4 there are three lengths, and place 3 is only in one of them"
-    return "right: the last half shares one fate, so its order is not learnt, but it is heard"
+    for i, n, share in ((1, 64, 1), (2, 64, 6 / 7), (3, 64, 5 / 7), (33, 64, 1 / 7), (64, 64, 1 / 7), (3, 4, 1 / 3)):
+        if abs(heard_at(i, n) - share) > 1e-6:
+            return f"n = {n}: place {i} is heard in {share:.2f} of the steps, not {heard_at(i, n):.2f}"
+    return "right: the last half shares one fate"
 
 
 check_2(heard_at)
 
 # %% [markdown]
-# **3. Real bytes.** Write whole numbers of 12 bits into `bytes`, two in three bytes, an odd last one in two, and read
-# k of them back.
-
-
-# %%
-def pack(numbers):
-    return bytes(2 * len(numbers))  # replace this: two bytes each, and nothing in them
-
-
-def unpack(packed, k):
-    return [0] * k  # replace this
-
-
-# %%
-def check_3(pack, unpack):
-    for k in (1, 2, 3, 8, 63, 64):
-        numbers = codes["one_d_piece"][0, :k, 0].tolist()
-        packed = pack(numbers)
-        if len(packed) != (3 * k + 1) // 2:
-            return f"{k} tokens take {(3 * k + 1) // 2} bytes, not {len(packed)}"
-        if unpack(packed, k) != numbers:
-            return f"{k} tokens do not come back"
-    return "right: a file of 12 bytes is a picture"
-
-
-check_3(pack, unpack)
-
-# %% [markdown]
 # Solutions: `notebooks/src/solutions/02_image/03_one_d_piece.py`.
 #
-# ## What was left out
+# ## What was left out, and where we differ
 #
-# The paper trains in two stages, as TiTok does, tests what classifiers, detectors and depth estimators make of the
-# pictures, and draws images by predicting the tokens. Read on: **FlexTok** lets the decoder make up what few tokens
-# leave open, and **KARL** asks the image how many it needs. Nested dropout (Rippel and others, 2014, arXiv 1402.0915)
-# had the idea first, and the proof that a linear network finds principal components by it.
+# | | paper | here |
+# |---|---|---|
+# | tail in training | cut | hidden by the mask: the same |
+# | tokens, pixels | 256, 256 x 256 | 64, 64 x 64 |
+# | loss of the picture | two stages, perceptual, adversarial | log of the squared error |
+# | quantizer | codebook of 4,096 | FSQ |
+#
+# Nested dropout (Rippel and others, 2014, arXiv 1402.0915) had the idea first. Read on: [FlexTok](04_flextok.ipynb)
+# lets the decoder make up what few tokens leave open, **KARL** asks the image how many it needs.
