@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from minitok import files
 from minitok.checkpoints import NAME, Run, held_back, seconds_spent
 from minitok.checks import check_finite, whole
 from minitok.devices import faster, launch, pick_device, stopped
@@ -78,9 +79,9 @@ def fit(
     at each step from `plan.seed`, the step and the process, and once more at the end, so that a run resumed from
     `folder` goes on as if nothing had happened: on a CPU the weights come out bit-equal. The state is saved every
     `plan.save_every` steps, every half minute, on Ctrl-C and on SIGTERM. A finished `folder` is loaded, not trained
-    again; one of another plan or a damaged one is a `ValueError`. A loss or a gradient that is not finite is an
-    `ArithmeticError` before its step. On a GPU the forward pass runs in bfloat16. `devices > 1` shares each step among
-    GPUs by Lightning Fabric: each draws a batch of its own.
+    again; one that is damaged, of another plan or cannot be written is a `ValueError`. A loss or a gradient that is not
+    finite is an `ArithmeticError` before its step. On a GPU the forward pass runs in bfloat16. `devices > 1` shares
+    each step among GPUs by Lightning Fabric: each draws a batch of its own.
     """
     fabric = launch(device, devices) if devices != 1 else None
     where, rank = (fabric.device, fabric.global_rank) if fabric else (pick_device(device), 0)
@@ -89,8 +90,10 @@ def fit(
     runner, stepper = fabric.setup(model, optimizer) if fabric else (model, optimizer)
     # Taken after the set-up, which gives all processes the weights of the first.
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    run = Run(plan.fingerprint(), model, optimizer, average, pathlib.Path(folder) if folder else None)
+    run = Run(plan.fingerprint(), model, optimizer, average, files.expanded(folder) if folder else None)
     run.start(writes=rank == 0)
+    if run.folder and run.step < plan.steps:
+        files.check_target(run.folder / NAME)
     runner, precision = faster(runner, where, plan.compile)
     bar = tqdm(range(run.step, plan.steps), initial=run.step, total=plan.steps, disable=not progress or rank > 0)
     with held_back(folder is not None) as came:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from minitok.checks import whole
+
 
 def check_tokens(x: Tensor, k: int) -> None:
     """Raises `ValueError` unless x is a finite floating-point (b, n, c) and k a whole number from 1 to n."""
@@ -14,8 +16,10 @@ def check_tokens(x: Tensor, k: int) -> None:
 
 def check_budget(k: int, n: int) -> None:
     """Raises `ValueError` unless k is a whole number from 1 to n."""
-    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= n:
-        raise ValueError(f"k={k} came, expected a whole number from 1 to the {n} tokens of x")
+    try:
+        whole("k", k, 1, n)
+    except ValueError:
+        raise ValueError(f"k={k} came, expected a whole number from 1 to the {n} tokens of x") from None
 
 
 def check_signal(name: str, signal: Tensor, shape: tuple[int | None, ...]) -> None:

@@ -10,6 +10,7 @@ import itertools
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -248,6 +249,14 @@ def test_the_batch_may_be_empty_and_the_token_alone(method):
 def test_bad_tokens_are_refused(method, k, bad, message):
     with pytest.raises(ValueError, match=message):
         method(k, x=bad(given()["x"]))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("number", [np.int64, np.uint8, torch.tensor])
+def test_the_budget_may_be_a_number_of_numpy_or_of_a_tensor(method, number):
+    assert torch.equal(method(number(5)).matrix(), method(5).matrix())
+    with pytest.raises(ValueError, match="k=True came, expected a whole number from 1 to the 16 tokens of x"):
+        method(np.bool_(True))
 
 
 @pytest.mark.usefixtures("unchecked")

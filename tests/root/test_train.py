@@ -409,6 +409,21 @@ def test_a_damaged_or_poisoned_folder_names_its_file_and_the_way_out(tmp_path):
         fit(build(), never, replace(PLAN, steps=2), tmp_path, **QUIET)
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=r"state\.safetensors cannot be written"):
+            fit(build(), never, PLAN, folder, **QUIET)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_below_home_may_be_given_as_a_shell_writes_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    fit(build(), loss, replace(PLAN, steps=1), "~/run", **QUIET)
+    assert (tmp_path / "run" / NAME).is_file()
+
+
 def test_a_folder_of_another_model_is_refused(tmp_path):
     fit(build(), loss, replace(PLAN, steps=2), tmp_path, **QUIET)
     with pytest.raises(
