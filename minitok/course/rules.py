@@ -107,14 +107,18 @@ def _run(notebook: "NotebookNode") -> Iterator[str]:
 
 
 def told_in(text: str) -> tuple[int, int]:
-    """The words of a markdown cell and those of its recipe, both without tables, which are not read word by word.
+    """The words of a markdown cell and those of its recipe: without bare numbers, and without tables.
 
-    >>> told_in("A b.\\n## The recipe\\n1. Take c.\\n| d | e |\\n## Then\\nf")
-    (4, 5)
+    >>> told_in("A b, 1 + 2.\\n## The recipe\\n1. Take c.\\n| d | e |\\n## Then\\nf")
+    (4, 4)
     """
     plain = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
     recipe = "".join(re.findall(r"^## The recipe$.*?(?=^## |\Z)", plain, flags=re.MULTILINE | re.DOTALL))
-    return lessons.words(plain) - lessons.words(recipe), lessons.words(recipe)
+    plain_words, recipe_words = (
+        lessons.words(" ".join(part for part in held.split() if re.search(r"[^\W\d_]", part)))
+        for held in (plain, recipe)
+    )
+    return plain_words - recipe_words, recipe_words
 
 
 def _cells(notebook: "NotebookNode") -> Iterator[str]:

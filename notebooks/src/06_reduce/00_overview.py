@@ -57,8 +57,8 @@ for name, method in methods.items():
 #
 # The house's vision transformer: 64 x 64 pixels, 256 patch tokens and a CLS token from which the class of clothing is
 # read, 8 layers. `stage.measure(method, k)` leaves k tokens after the attention of layer 3 (from 0; CLS stays) and
-# compares the answers with those from all tokens. Here is one photograph with 24 tokens. Restored patches of merged
-# tokens show their group's mean, with a rim; patches of dropped tokens stay dark.
+# compares the answers with those from all tokens. One photograph with 24 tokens: patches of merged tokens show their
+# group's mean, with a rim; dropped ones stay dark.
 
 # %%
 stage = stages.reduce.stage(images=31)

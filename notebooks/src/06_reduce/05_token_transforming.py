@@ -7,8 +7,8 @@
 # **Read first:** [token merging](02_tome.ipynb).
 #
 # ToMe puts each token into one group. Here a token may go into *several* new ones. After this lesson you can build
-# such a matrix by hand, and say when it beats a merge. We could read the paper's abstract, its introduction's opening
-# and a figure's caption, and its repository holds no code: the frame is theirs, details are our reading.
+# such a matrix by hand, and say when it beats a merge. Only the paper's abstract, the opening of its introduction and a
+# caption could be read, and its repository holds no code: the frame is theirs, details are our reading.
 
 # %%
 from functools import partial
@@ -63,10 +63,10 @@ viz.show(figure)
 # | key | (1, 0) | (0, 1) | (0.6, 0.8) | (0.8, 0.6) |
 # | size (patches it stands for) | 1 | 1 | 1 | 3 |
 #
-# **Anchors:** the two to which CLS pays most, 0 and 1; of equal ones the lower. An anchor goes to itself alone.
+# **Anchors:** the two of most CLS attention, 0 and 1 (of equals the lower). An anchor goes to itself alone.
 #
 # **Shares:** token 2 has cosine 0.6 to anchor 0 and 0.8 to anchor 1. A softmax **over the anchors** of cosine /
-# temperature, here 0.1: the logits 6 and 8 differ by 2, so the shares are $1 / (1 + e^2)$ = 0.12 and 0.88. Token 3 has
+# temperature, here 0.1: logits 6 and 8, so the shares are $1 / (1 + e^2)$ = 0.12 and 0.88. Token 3 has
 # them the other way round. So A has the rows (1, 0, 0.12, 0.88) and (0, 1, 0.88, 0.12).
 #
 # **Means:** times the sizes: (1, 0, 0.12, 2.64), sum 3.76, and (0, 1, 0.88, 0.36), sum 2.24. Each row divided by its
@@ -84,9 +84,9 @@ assert difference(library.matrix()[0], W) < 1e-4
 assert difference(library.apply(values).flatten(), torch.tensor([31.71, 27.13])) < 0.01
 
 # %% [markdown]
-# **Sizes passed on.** Of each token, output i gets the share $W_{ij}$ over its column's sum. Token 3: 0.70 and 0.16, so
-# 0.81 of its size 3 goes to output 0 (not A's 0.88: rows were divided since, and a `Reduction` knows only W). Output 0
-# counts 1 + 0.07 + 2.44 = 3.5 patches from now on, output 1 2.5; together 6, as before.
+# **Sizes passed on.** Output i gets the share $W_{ij}$ over its column's sum. Token 3: 0.70 and 0.16, so 0.81 of its
+# size goes to output 0 (not A's 0.88: rows were divided since). Output 0 counts 1 + 0.07 + 2.44 = 3.5 patches, output 1
+# 2.5.
 
 # %%
 share = W / W.sum(0)
@@ -128,9 +128,8 @@ assert difference(library.matrix(), W) < 1e-5
 assert difference(library.apply(x), W @ x) < 1e-3
 
 # %% [markdown]
-# **Pruning and merging are special matrices.** Given to `Reduction.blend`, a one at each kept token prunes, and ToMe's
-# groups merge, in tokens, sizes and on the way back. And at temperature 0 in the limit our own W is a merge: each token
-# goes to its nearest anchor. So many-to-one can be compared with many-to-many, all else equal.
+# **Pruning and merging are special matrices**, in tokens, sizes and on the way back. And at temperature 0 in the limit
+# W is a merge: each token goes to its nearest anchor. So many-to-one can be compared with many-to-many, all else equal.
 
 # %%
 merged, kept = tome(x, 64, keys=keys), Reduction.keep(anchors, 256)
@@ -200,7 +199,7 @@ for tau in (0.02, 0.1, 1.0):
 # %% [markdown]
 # ## Play: who goes where?
 #
-# Each patch in the colours that come back from the tokens it went into: blurred where they hold much else.
+# Each patch in the colours that come back.
 
 # %%
 photo = stage.images[15]
@@ -243,8 +242,7 @@ papers.verdict(
 )
 
 # %% [markdown]
-# The paper's method may differ from our reading where it counts: its scores, its similarity or its layers could make
-# sharing pay. What the verdict says is about the matrix as built above.
+# The paper's own scores, similarity or layers could make sharing pay: the verdict is about the matrix as built above.
 #
 # ## Where it breaks: anchors that stand for nobody
 #
@@ -260,12 +258,11 @@ print("cosine to the nearest anchor:", {name: round(value, 2) for name, value in
 viz.show(viz.bars(alone, "In layer 3 anchors by attention lose to ToMe", "answer moved by (bits), 64 tokens"))
 
 # %% [markdown]
-# What CLS looks at need not stand for the others: in this photograph random anchors are nearer to everyone.
+# What CLS looks at need not stand for others: here random anchors are nearer.
 #
 # ## Exercises
 #
-# **1. Your own**, for a batch, from the recipe; `Reduction.blend(weights)` divides the rows of weights (b, k, n) by
-# their sums. The library's tests judge it.
+# **1. Your own**, for a batch; `Reduction.blend(weights)` divides the rows of weights (b, k, n) by their sums.
 
 
 # %%
@@ -273,7 +270,6 @@ def my_transforming(x, k, *, cls_attention, keys=None, size=None, temperature=0.
     return tome(x, k, keys=keys, size=size)  # replace this: each token goes to one output
 
 
-# %%
 def check_1(method):
     return papers.check("token_transforming", method)
 
@@ -306,6 +302,5 @@ check_2(both)
 #
 # ## What was left out
 #
-# The paper also measures segmentation, detection, depth and language models. Dense tasks need the n tokens back; our
-# `restore` does that, the paper's way we could not read. Read on: [DivPrune](11_divprune.ipynb) chooses tokens that
-# are far from one another; they would make other anchors.
+# Segmentation, detection, depth and language models; there n tokens must come back, as `restore` does. Read on:
+# [DivPrune](11_divprune.ipynb) chooses tokens that are far from one another; they would make other anchors.

@@ -56,7 +56,7 @@ viz.show(viz.images(shown, list(choices), height=1.92, title="25 of 256 tokens, 
 # ## By hand: three of five tokens
 #
 # DivPrune asks for the set of k tokens whose *smallest* distance to one another is as large as possible. To find it one
-# would have to try all sets, so it walks greedily. Five tokens are directions at 0, 10, 60, 90 and 180 degrees:
+# would have to try all sets; it walks greedily instead. Five directions at 0, 10, 60, 90 and 180 degrees:
 #
 # | distance | 0 | 1 | 2 | 3 | 4 |
 # |---|---|---|---|---|---|
@@ -253,7 +253,6 @@ def my_divprune(x, k):
     return lots[0](x, k)  # replace this: it looks at nothing
 
 
-# %%
 def check_1(method):
     return papers.check("divprune", method)
 

@@ -44,9 +44,8 @@ viz.show(viz.images(some, height=0.96, title="Who can read it when most tokens a
 #
 # ## By hand: six tokens in two rows
 #
-# Row i of an **attention** map says which shares of its attention token i *pays* to whom; column j says what token j
-# *receives*. What many look at must be worth keeping: the **significance** $\phi_j$ is the mean of column j over all
-# payers, itself too, and over heads. Two heads with the column means below give the last line:
+# Row i of an **attention** map says what token i *pays* to whom, column j what token j *receives*. What many look at
+# must be worth keeping: **significance** $\phi_j$ is the mean of column j over payers, itself too, and heads:
 #
 # | token (2 rows of 3) | 0 | 1 | 2 | 3 | 4 | 5 |
 # |---|---|---|---|---|---|---|
@@ -55,8 +54,8 @@ viz.show(viz.images(some, height=0.96, title="Who can read it when most tokens a
 # | $\phi$ | 0.20 | 0.05 | 0.20 | 0.10 | 0.30 | 0.15 |
 #
 # **Rank**, k = 3: tokens 4, 0, 2 (of equals the lower), kept in the order 0, 2, 4. **Row**, k = 3: the rows add up to
-# 0.45 and 0.55, so the second stays whole: 3, 4, 5. Token 3, which few look at, stays because its row is good. k must
-# be a number of whole rows; the library refuses another k for rows and takes any for rank.
+# 0.45 and 0.55, so the second stays whole: 3, 4, 5. Token 3, which few look at, stays: its row is good. For
+# rows k must be whole rows; the library refuses others.
 
 # %%
 heads = torch.tensor([[0.30, 0.05, 0.25, 0.10, 0.20, 0.10], [0.10, 0.05, 0.15, 0.10, 0.40, 0.20]])
@@ -239,7 +238,6 @@ def my_fopru(x, k, *, attention, strategy="rank", grid=None):
     return random_drop(x, k)  # replace this: it looks at nothing
 
 
-# %%
 def check_1(method):
     return papers.check("fopru", method)
 
