@@ -313,5 +313,5 @@ check_2(shuffled)
 #
 # ## What was left out
 #
-# For text the code takes a bell curve for the energy and splits the crowd into its higher and lower half. Read on:
+# For text the code takes a bell curve for the energy. Read on:
 # [Token Transforming](05_token_transforming.ipynb) lets a token go into several others.

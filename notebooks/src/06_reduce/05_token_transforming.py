@@ -302,5 +302,5 @@ check_2(both)
 #
 # ## What was left out
 #
-# Segmentation, detection, depth and language models; there n tokens must come back, as `restore` does. Read on:
+# Segmentation, detection, depth and language models. Read on:
 # [DivPrune](11_divprune.ipynb) chooses tokens that are far from one another; they would make other anchors.
