@@ -200,7 +200,7 @@ viz.show(viz.bars(moved, "A tenth goes in each layer: protection does not pay", 
 # within the error, and the authors' recipe no better. The paper's networks are much larger; why theirs gain from
 # protection and ours does not, these figures do not say.
 #
-# ## Play: who merges?
+# ## Play
 
 # %%
 photo = stage.images[5]
@@ -245,7 +245,7 @@ papers.verdict(
 )
 
 # %% [markdown]
-# ## Where it breaks: merges by force
+# ## Where it breaks: force
 #
 # How far is a token that merges from its group's mean, when a tenth of the 256 goes?
 

@@ -197,9 +197,8 @@ for tau in (0.02, 0.1, 1.0):
     print(f"temperature {tau:g}: mean cosine of two new tokens {(new @ new.T).mean():.2f}")
 
 # %% [markdown]
-# ## Play: who goes where?
+# ## Play
 #
-# Each patch in the colours that come back.
 
 # %%
 photo = stage.images[15]
