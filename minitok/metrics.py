@@ -166,7 +166,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     """
     _same_shape(a, b)
     wide = torch.float64 if not (a.is_complex() or b.is_complex()) else torch.complex128
-    apart = (a.to(wide) - b.to(wide)).abs().masked_fill(a == b, 0).nan_to_num(math.inf, math.inf)
+    apart = (a.detach().to(wide) - b.detach().to(wide)).abs().masked_fill(a == b, 0).nan_to_num(math.inf, math.inf)
     return float(apart.max()) if apart.numel() else 0.0
 
 

@@ -21,7 +21,17 @@ from minitok.train import seconds_spent
 
 NAMES = ("digits", "vit", "tokenizer", "image_gpt", "image_draft")
 # Models that belong to one lesson each, trained and shipped by the same rules.
-OF_LESSONS: tuple[str, ...] = ("titok", "one_d_piece", "flextok", "nar", "vlm", "vlm_many")
+OF_LESSONS: tuple[str, ...] = (
+    "digit_codecs",
+    "digit_painters",
+    "digit_vae",
+    "titok",
+    "one_d_piece",
+    "flextok",
+    "nar",
+    "vlm",
+    "vlm_many",
+)
 
 
 def recipe(name: str) -> Any:

@@ -9,7 +9,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from minitok.optimizers import Adam
@@ -69,18 +69,23 @@ class Bottleneck(nn.Module):
 
 
 def train(
-    model: Bottleneck, images: Float[Tensor, "n c H W"], steps: int = 600, lr: float = 1.2e-2, seed: int = 0
+    model: Bottleneck,
+    images: Float[Tensor, "n c H W"],
+    steps: int = 600,
+    lr: float = 1.2e-2,
+    seed: int = 0,
+    start: bool = True,
 ) -> Bottleneck:
     """Trains in place on batches of 32 with Adam and a cosine down to zero; returns the model in eval mode.
 
-    A quantizer with `start_from` starts its codebook on vectors of the first 200 images. Choose `lr` and the like on
-    images that are in neither set: `parts` cuts some off. Raises `ArithmeticError` before a step whose loss or gradient
-    is not finite.
+    A quantizer with `start_from` starts its codebook on vectors of the first 200 images, unless `start` is False.
+    Choose `lr` and the like on images that are in neither set: `parts` cuts some off. Raises `ArithmeticError` before a
+    step whose loss or gradient is not finite.
     """
     torch.manual_seed(seed)
-    start = getattr(model.quantizer, "start_from", None)
-    if start is not None:
-        start(model.vectors(images[:200]).detach())
+    start_from = getattr(model.quantizer, "start_from", None)
+    if start and start_from is not None:
+        start_from(model.vectors(images[:200]).detach())
     optimizer = Adam(model.train().parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
@@ -95,8 +100,8 @@ def train(
     return model.eval()
 
 
-def parts(images: Float[Tensor, "n c H W"], held: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Images to learn from, and `held` others to choose settings by: never choose them by the test images.
+def parts(images: Shaped[Tensor, "n ..."], held: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images (or their labels) to learn from, and `held` others to choose settings by: never choose by test images.
 
     Raises `ValueError` unless both parts get some.
     """

@@ -1,29 +1,33 @@
-"""The league of chapter 1: one encoder and decoder, 12 bits a vector, every quantizer."""
+"""The stage of chapter 1: a small autoencoder of digits, into whose middle any quantizer goes, and one call a row.
+
+`stage().measure(VQ(8, 64))` trains the autoencoder with that quantizer for 400 steps and says how near held-out digits
+come back from their codes, and which codes they use. Controls are shipped: no codes, codes found afterwards by k-means,
+one learnt codebook of four sizes. Lessons, overview and league all call it, so their figures compare.
+"""
 
 import functools
 import itertools
 import pathlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from minitok import house
 from minitok.data import clothing, mnist
 from minitok.devices import median_seconds
 from minitok.house import Options
 from minitok.house.bottleneck import Bottleneck, parts, train
-from minitok.metrics import entropy_bits, psnr
-from minitok.quantize.fsq import FSQ
-from minitok.quantize.lfq import LFQ
-from minitok.quantize.rvq import RVQ
-from minitok.quantize.tokenbridge import TokenBridge
-from minitok.quantize.vq import VQ
-from minitok.quantize.wetok import WeTok
+from minitok.house.digit_codecs import PLAN
+from minitok.quantize import FSQ, LFQ, RVQ, VQ, TokenBridge, WeTok
 from minitok.stages._common import kept
+from minitok.stages.coded import Row, gap, row, table, whole
 from minitok.train import pick_device
 
+__all__ = ["DATA", "QUANTIZERS", "Row", "Setting", "Stage", "gap", "stage", "table", "whole"]
 TITLE = "12 bits a vector: every quantizer in the same autoencoder"
 HOW = (
     "The autoencoder of minitok.house.bottleneck (4 x 4 pixels a vector; 16 channels for digits, 64 for photographs), "
@@ -68,6 +72,50 @@ class Setting(NamedTuple):
         return f"{self.data}-{self.name}{weights}-{self.steps}-{end}"
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Pictures to learn from and others to judge by, and the steps of a training; `measure` tries a quantizer."""
+
+    learnt: Tensor
+    test: Tensor
+    data: str
+    steps: int = PLAN.steps
+
+    def measure(self, quantizer: Any, lr: float = PLAN.lr, seed: int = 0, d: int = 8) -> Row:
+        """Trains an autoencoder with this quantizer in its middle (None: vectors of width d pass), and scores it.
+
+        A quantizer with `fit_range` comes afterwards: the autoencoder, of that width, is trained without it.
+        """
+        colours, later = self.learnt.shape[1], hasattr(quantizer, "fit_range")
+        inside, d = (None, quantizer.d) if later else (quantizer, d)
+        model = Bottleneck(inside, d, seed, colours, width=16 if colours == 1 else 64)
+        train(model.to(self.learnt.device), self.learnt, self.steps, lr, seed)
+        return self.score(self.quantized(model, quantizer) if later else model)
+
+    @torch.no_grad()
+    def quantized(self, model: Bottleneck, quantizer: Any) -> Bottleneck:
+        """A finished autoencoder whose vectors are quantized from now on, in a range fitted to learnt pictures."""
+        z = torch.cat([model.vectors(part) for part in self.learnt.split(128)])
+        model.quantizer = quantizer.to(z.device)
+        quantizer.fit_range(z)
+        return model
+
+    def score(self, model: Bottleneck, k: int | None = None) -> Row:
+        """The row of a trained autoencoder; with `k` by the first k codes of each vector alone."""
+        return row(model, self.test, k)
+
+    @functools.cache  # noqa: B019 - a stage lives as long as its lesson
+    def control(self, name: str) -> Row:
+        """The row of a shipped autoencoder, by its name in `minitok.house.digit_codecs`: `none`, `vq64`, ..."""
+        return self.score(house.load("digit_codecs")[name])
+
+
+def stage() -> Stage:
+    """The stage on digits. Raises `ConnectionError` where they can neither be found nor fetched."""
+    learnt, test = mnist.load("train").images, mnist.load("test").images
+    return Stage(learnt, test, "MNIST-5k: 4,000 digits to learn from, 1,000 held out")
+
+
 @functools.lru_cache(maxsize=1)
 def sets(data: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Images to learn from, to choose the learning rate by, and to test on."""
@@ -77,60 +125,30 @@ def sets(data: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return learnt, held, test
 
 
-def trained(setting: Setting, images: Tensor, seed: int) -> Bottleneck:
-    """An autoencoder with this quantizer, or with none and four channels; TokenBridge comes when that is done."""
-    torch.manual_seed(seed)
-    colours, quantizer = images.shape[1], setting.make()
-    afterwards = isinstance(quantizer, TokenBridge)
-    inside = None if afterwards else quantizer
-    model = Bottleneck(inside, d=4, seed=seed, colours=colours, width=16 if colours == 1 else 64)
-    train(model.to(images.device), images, setting.steps, setting.lr, seed)
-    if afterwards:
-        with torch.no_grad():
-            z = torch.cat([model.vectors(part) for part in images.split(128)])
-        model.quantizer = quantizer.to(images.device)
-        quantizer.fit_range(z)
-    return model
-
-
-@torch.no_grad()
-def quality(model: Bottleneck, images: Tensor) -> float:
-    """PSNR of images rebuilt, in decibels."""
-    return float(torch.cat([psnr(model.rebuild(part), part) for part in images.split(128)]).mean())
-
-
-@torch.no_grad()
-def statistics(model: Bottleneck, images: Tensor) -> dict[str, float]:
-    """The share of a vector's codes that are in use, and the bits that a coder without context would pay for one."""
-    quantizer: Any = model.quantizer
-    codes = torch.cat([model.codes(part) for part in images.split(128)]).flatten(0, 1).cpu()
-    groups, K = codes.shape[1], round(2**quantizer.bits)
-    whole = (codes * round(K ** (1 / groups)) ** torch.arange(groups)).sum(-1)
-    return {"codes in use": 100 * len(whole.unique()) / K, "entropy": entropy_bits(whole, K)}
+def tried(setting: Setting, judge: str, device: torch.device, seed: int) -> Row:
+    """The row of a setting of the league, judged by the `held` pictures or by those of the `test`."""
+    learnt, held, test = sets(setting.data, device)
+    made = Stage(learnt, held if judge == "held" else test, setting.data, setting.steps)
+    return made.measure(setting.make(), setting.lr, seed, d=4)
 
 
 def chosen(name: str, data: str, device: torch.device, folder: pathlib.Path, steps: int) -> Setting:
     """The weights and the learning rate that rebuild held images best."""
 
     def score(setting: Setting) -> float:
-        def job() -> float:
-            learnt, held, _ = sets(data, device)
-            return quality(trained(setting, learnt, 0), held)
+        return kept(folder, setting.key(f"lr={setting.lr:g}"), lambda: tried(setting, "held", device, 0).psnr)
 
-        return kept(folder, setting.key(f"lr={setting.lr:g}"), job)
-
-    tried = itertools.product(WEIGHTS.get(name, ({},)), RATES)
-    return max((Setting(data, name, steps, *how) for how in tried), key=score)
+    ways = itertools.product(WEIGHTS.get(name, ({},)), RATES)
+    return max((Setting(data, name, steps, *how) for how in ways), key=score)
 
 
 def final(setting: Setting, seed: int, device: torch.device, folder: pathlib.Path) -> dict[str, float]:
     """The figures on test images of one training."""
 
     def job() -> dict[str, float]:
-        learnt, _, test = sets(setting.data, device)
-        model = trained(setting, learnt, seed)
-        found = {"PSNR": quality(model, test)}
-        return found | statistics(model, test) if setting.name in QUANTIZERS else found
+        row = tried(setting, "test", device, seed)
+        uses = {"codes in use": row.used, "entropy": row.entropy} if row.K else {}
+        return {"PSNR": row.psnr} | uses
 
     return kept(folder, setting.key(f"seed={seed}"), job)
 

@@ -41,6 +41,16 @@ def test_seeds_steps_and_rate_decide_the_weights(images):
         assert not torch.equal(weights(), weights(**other))
 
 
+def test_a_codebook_keeps_its_places_when_asked(images):
+    places = torch.randn(8, 4)
+    model = Bottleneck(VQ(d=4, K=8))
+    model.quantizer.codebook.data = places.clone()
+    model.requires_grad_(False)
+    model.decoder.requires_grad_(True)
+    train(model, images, steps=2, start=False)
+    assert torch.equal(model.quantizer.codebook, places)
+
+
 def test_a_codebook_starts_on_the_data(images):
     model = Bottleneck(VQ(d=4, K=8))
     vectors = model.vectors(images).flatten(0, 1).detach()

