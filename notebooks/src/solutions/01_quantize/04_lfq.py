@@ -1,13 +1,15 @@
-"""Solutions to the exercises of notebooks/01_quantize/04_lfq.ipynb; running this file checks them."""
+"""Solutions to the exercises of notebooks/01_quantize/04_lfq.ipynb."""
 
 import torch
 
-from minitok.quantize.lfq import code_probabilities, mean_code_probabilities
+from minitok.quantize.lfq import code_probabilities
 
 
-def reverse_bits(codes, d):
-    """Exercise 1: bit i moves to place d - 1 - i."""
-    return sum((codes >> i & 1) << d - 1 - i for i in range(d))
+def my_probabilities(p):
+    """Exercise 1: for each code the product of its bits' coins, the first channel the lowest bit."""
+    d = p.shape[1]
+    bits = torch.arange(2**d)[:, None] >> torch.arange(d) & 1
+    return torch.where(bits == 1, p[:, None], 1 - p[:, None]).prod(-1)
 
 
 def grouped(p, g):
@@ -16,11 +18,6 @@ def grouped(p, g):
     return float(sum(torch.special.entr(mean).sum() for mean in means))
 
 
-if __name__ == "__main__":
-    assert reverse_bits(torch.tensor([1, 6, 8, 11]), 4).tolist() == [8, 6, 1, 13]
-    codes = torch.arange(32)
-    assert torch.equal(reverse_bits(reverse_bits(codes, 5), 5), codes)
-    p = torch.sigmoid(3 * torch.randn(20, 6, generator=torch.Generator().manual_seed(0)))
-    exact = float(torch.special.entr(mean_code_probabilities(p)).sum())
-    assert abs(grouped(p, 6) - exact) < 1e-3
-    assert grouped(p, 1) > grouped(p, 2) > grouped(p, 3) > exact
+def reverse_bits(codes, d):
+    """Exercise 3: bit i moves to place d - 1 - i."""
+    return sum((codes >> i & 1) << d - 1 - i for i in range(d))
