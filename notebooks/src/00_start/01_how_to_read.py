@@ -9,19 +9,20 @@ import torch
 
 from minitok import nn, papers, viz
 from minitok.data import mnist
-from minitok.quantize.fsq import FSQ
-from minitok.quantize.vq import VQ
+from minitok.quantize import FSQ, VQ
 
 # %% [markdown]
 # ## The parts of a lesson
 #
 # 1. **The card:** the paper, what to read first, how long it takes.
-# 2. **The problem,** shown by a baseline that fails.
-# 3. **The idea** in a picture, then **the mechanism** in small cells.
-# 4. **One cell that asserts** that what you built equals the library's function.
-# 5. **The experiment:** real data, a fair baseline, one budget for both.
-# 6. **A control** to play with, **the verdict,** and **where it breaks.**
-# 7. **Exercises** with checks. Solutions lie in `notebooks/src/solutions/`.
+# 2. **The problem,** shown by a baseline that fails, and the idea in a picture.
+# 3. **By hand:** the whole mechanism on a few tokens, with numbers that a pencil can check.
+# 4. **The mechanism** in small cells, and one that asserts that what you built equals the library's function.
+# 5. **The recipe:** at most ten lines to program it from, and a table of where paper and lesson differ.
+# 6. **The experiment** on the chapter's *stage*: one host, one budget, the same controls for all of its lessons.
+# 7. **A control** to play with, **the verdict,** and **where it breaks.**
+# 8. **Exercises** with checks; the first is your own version under the library's tests. Solutions lie in
+#    `notebooks/src/solutions/`.
 #
 # ## One method, five places
 #
@@ -33,8 +34,14 @@ print(papers.card("vq"))
 
 # %% [markdown]
 # A lesson is *working* while all five are there and its verdict was measured by the code as it is now. Change the
-# module or the notebook, and the status falls back to *planned* until it is run again.
-#
+# module or the notebook, and the status falls back to *planned* until it is run again. What to read before a lesson,
+# in order and with minutes:
+
+# %%
+for step in papers.path("pitome"):
+    print(f"{step.minutes:3} minutes  {step.title}")
+
+# %% [markdown]
 # ## The letters
 #
 # Axes have the same letters everywhere:
@@ -87,8 +94,8 @@ except ValueError as error:
 # %%
 for quantizer in (VQ(d=4, K=4096), FSQ(levels=(8, 8, 8, 8))):
     values, codes, loss = quantizer(z)
-    error = (quantizer.decode(codes) - values).abs().max()
-    print(f"{type(quantizer).__name__:4} {quantizer.bits:g} bits, decoding its codes gives its values: {error < 1e-6}")
+    assert torch.equal(quantizer.decode(codes), values)
+    print(f"{type(quantizer).__name__:4} {quantizer.bits:g} bits, decoding its codes gives its values")
 
 # %% [markdown]
 # Models are built from shared parts too. One Transformer serves them all; the mask of a call says what a token may see.
@@ -101,6 +108,7 @@ changed[:, 4] += 1
 for mask in ("causal", "full"):
     difference = (model(tokens, mask) - model(changed, mask)).abs().sum(-1)[0]
     moved = [i for i in range(6) if difference[i] > 1e-5]
+    assert moved == ([4, 5] if mask == "causal" else list(range(6)))
     print(f"{mask:6}: changing token 4 moves the outputs {moved}")
 
 # %% [markdown]
@@ -110,11 +118,13 @@ for mask in ("causal", "full"):
 # - **Change** anything: your runs never overwrite the recorded verdicts.
 # - **Write** a lesson in `notebooks/src/`, as Python with text in comments; `python do.py notebooks PATH` makes the
 #   notebook.
-# - **Check** everything by `python do.py test`, or a part: `python do.py test unit -k vq`.
+# - **Check** a method of your own: `minitok check tome mine.py:my_tome`, or `papers.check("tome", my_tome)` in a
+#   notebook. Check everything by `python do.py test`, or a part: `python do.py test unit -k vq`.
 # - **Train** a house model anew by `python do.py train NAME`; an interrupted run goes on where it was.
 #
-# A verdict looks like this: our figure, the baseline's, and the paper's own where it gives one. It is computed, on our
-# data at our scale, and it may well be negative: a claim that does not show is a result too.
+# A verdict looks like this: our figure, the baseline's, what was asked of ours, and the paper's own figure where it
+# gives one. It is computed, on our data at our scale, and it may well be negative: a claim that does not show is a
+# result too. A line so near that measuring again could tip it is *undecided*, and does not count as held.
 
 # %%
 print(papers.recorded_verdict("vq"))
