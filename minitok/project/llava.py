@@ -51,8 +51,8 @@ def answer_loss(
     `logits[:, i]` are what the model says after word i, so word i + 1 is judged by them. The question's own words and
     `fill`, which makes rows equally long, are not learnt. Raises `ValueError` where no answer can follow.
 
-    >>> words = torch.tensor([[5, 1, 2, 0]])  # one word of question, an answer of two, one to fill up
-    >>> sure = F.one_hot(torch.tensor([[1, 2, 9, 9]]), 10) * 100.0
+    >>> words = Tensor([[5, 1, 2, 0]]).long()  # one word of question, an answer of two, one to fill up
+    >>> sure = F.one_hot(Tensor([[1, 2, 9, 9]]).long(), 10) * 100.0
     >>> answer_loss(sure, words, 1).item(), answer_loss(sure * 0, words, 1).exp().round().item()
     (0.0, 10.0)
     """
