@@ -201,7 +201,7 @@ viz.show(viz.bars(roles, "More of the grid is in use", "codes in use on held-out
 chosen = stage.test[210::200]
 columns = torch.stack([chosen, *(row.model.rebuild(chosen) for row in rows.values())], 1).flatten(0, 1)
 titles = ["held out", *(f"{name}\n{row.psnr:.1f} dB" for name, row in rows.items())]
-viz.show(viz.images(columns, titles + [""] * (len(columns) - 5), columns=5, height=0.95))
+viz.show(viz.images(columns, titles + [""] * (len(columns) - 5), columns=5, height=1.12))
 
 # %% [markdown]
 # ## Play: what does a channel say?
