@@ -23,7 +23,7 @@ from minitok.metrics import difference
 # ## The problem: the mean of all that it could be
 #
 # One-D-Piece is trained to have a small error. But one token fits many photographs, and the picture nearest to all is
-# their mean: a blur. (Edges: steps between neighbouring pixels.)
+# their mean: a blur. (Edges: steps from pixel to pixel.)
 
 # %%
 stage, piece = stages.image.stage(images=12), house.load("one_d_piece")
@@ -115,10 +115,11 @@ print("kept", kept.tolist())
 print(f"loss {error.mean():.2f}; always to say 0 would cost {(noise - maps).square().mean():.1f}")
 
 # %% [markdown]
-# **3. Inside the flow.** 64 patches of $x_s$ and 64 registers in one sequence; **all see all**, six layers; v is read
-# at the patches. And s? 32 cosines and 32 sines of s times frequencies from 1000 down, through a small network, are the
-# *condition*: in each layer linear maps of it give shift, scale and gate of both halves, `x + gate * attention(norm(x)
-# * (1 + scale) + shift)`. Gates begin at 0. One token for s would do less: each layer must behave otherwise near noise.
+# **3. Inside the flow.** 64 patches of $x_s$ and 64 registers in one sequence; **all see all**, six layers; v is read at
+# the patches. And s? 32 cosines and 32 sines of s times frequencies from 1000 down, through a small network, are the
+# *condition*: in each layer it gives shift a, scale b and gate g of both halves:
+# `x + g attention((1 + b) norm(x) + a)`. Gates begin at 0. One token for s would do less: layers must behave otherwise
+# near noise.
 
 # %%
 flow, angle = model.flow, torch.tensor([1.0, 0.5, 0.05])[:, None] * 1000 * 10_000 ** (-torch.arange(32) / 32)

@@ -148,7 +148,7 @@ assert moved[101:].all()
 first = model.body.blocks[0]
 look = first.attention.map(first.norm1(x[:8]), places, mask)[0].mean((0, 1))
 back = torch.stack([look.diagonal(-steps)[100 - steps :].mean() for steps in range(1, 50)])
-title = "It found its neighbours: 16 and 32 back is one and two rows up"
+title = "16 and 32 back: one and two rows up"
 viz.show(viz.lines({"ours": (range(1, 50), back)}, title, "tokens back", "share of the attention"))
 
 # %% [markdown]
