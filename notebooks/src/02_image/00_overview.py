@@ -91,20 +91,20 @@ except ValueError as error:
 # - **flextok** is cut too, and has another decoder: a **flow**, which makes a picture out of noise in 20 small steps.
 #   Of all pictures that fit the tokens it draws *one*; the other two paint something like their *mean*.
 #
-# ## The same photographs from 1, 4, 16 and 64 tokens
+# ## The same photograph from 1, 4, 16 and 64 tokens
 #
 # At the left what grids make of them: 256 codes (384 bytes), and 64 codes of a thumbnail, enlarged again (96 bytes).
 
 # %%
-lengths, pair = (1, 4, 16, 64), photos[[5, 2]]
+lengths, pair = (1, 4, 16, 64), photos[5:6]
 left = torch.stack([pair, grid.decode(grid.encode(pair)), rivals.thumbnails(pair)], 1)
 painted = [[model.decode(model.encode(pair)[:k]) for k in lengths] for model in models.values()]
-right = torch.stack([torch.stack(row, 1) for row in painted], 1)  # 2 photographs, 3 models, 4 lengths
+right = torch.stack([torch.stack(row, 1) for row in painted], 1)  # 1 photograph, 3 models, 4 lengths
 rows = torch.cat([left[:, :, None], right], 2).flatten(0, 2)
 titles = []
 for first, name in zip(("held out", "grid, 256", "grid, 64"), models, strict=True):
     titles += [first, *(f"{name}, {k}" for k in lengths)]
-viz.show(viz.images(rows, titles * 2, columns=5, height=1.28), photo=True)
+viz.show(viz.images(rows, titles, columns=5, height=1.28), photo=True)
 
 # %% [markdown]
 # From few tokens `titok` paints noise. `one_d_piece` paints a blur: first the colours, then an outline. `flextok`
