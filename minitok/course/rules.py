@@ -100,6 +100,8 @@ def _run(notebook: "NotebookNode") -> Iterator[str]:
         yield f"was not run top to bottom: its cells are numbered {counts}"
     if any(output.output_type == "error" for output in outputs):
         yield "holds an error"
+    if told := [output.text.splitlines()[0] for output in outputs if output.get("name") == "stderr"]:
+        yield f"warns its readers: {told[0]}"
     if "widgets" in notebook.metadata or any(execution.WIDGET in output.get("data", {}) for output in outputs):
         yield "holds the state of widgets"
     if re.search(r" at 0x[0-9a-f]{6,}", str(outputs)):

@@ -196,6 +196,10 @@ def test_paths_may_name_sources_notebooks_and_folders(copy: pathlib.Path, monkey
             lambda book: book.cells[2].outputs.append(nbformat.v4.new_output("error", evalue="x")),
             "holds an error",
         ),
+        (
+            lambda book: book.cells[2].outputs.append(nbformat.v4.new_output("stream", name="stderr", text="a font\n")),
+            "warns its readers: a font",
+        ),
         (lambda book: book.cells[2].outputs[0].update(text="<A at 0x7f0123456789>"), "address"),
         (lambda book: book.cells[2].outputs[0].update(text="x" * 200_000), "200000 or more"),
         (lambda book: book.cells[0].update(source="# A\n# B"), "2 lines `# Title`"),
