@@ -125,9 +125,9 @@ def test_a_gap_is_that_of_pairs_with_twice_its_error():
 
 @pytest.fixture
 def few(monkeypatch):
-    """Six random photographs, 16 of their pixels for features, and a small model that has learnt nothing."""
-    photographs = Labelled(torch.rand(6, 3, 64, 64), torch.tensor([0, 1, 1, 0, 1, 0]), ("a", "b"))
-    model = small(256, 4096)
+    """Eight random photographs, 16 of their pixels for features, and a small model, untrained, of 16 codes a call."""
+    photographs = Labelled(torch.rand(8, 3, 64, 64), torch.tensor([0, 1, 1, 0, 1, 0, 1, 0]), ("a", "b"))
+    model = league.Several(small(256, 4096), 16)
     monkeypatch.setattr(league.clothing, "load", lambda split: photographs)
     monkeypatch.setattr(league.clothing, "at_hand", lambda: True)
     monkeypatch.setattr(league, "methods", lambda: {"raster": (model, 1.0), "raster, guidance 2": (model, 2.0)})
@@ -160,7 +160,7 @@ def test_the_stage_measures_networks_and_counts_by_one_call(few):
     stage = league.stage(6)
     row = stage.measure(few, draw=4)
     torch.testing.assert_close(row.paid, orders.price(few, stage.codes, stage.labels))
-    assert (row.calls, row.Frechet is not None, row.right is not None) == (256, True, True)
+    assert (row.calls, row.Frechet is not None, row.right is not None) == (16, True, True)
     assert torch.equal(stage.draw(few, 4), generate(few, stage.labels[:4]).codes)
     guided = stage.measure(few, draw=4, guidance=3.0)
     assert guided.paid is None

@@ -17,14 +17,16 @@ from minitok.stages import fitting, project, projectors
 from minitok.train import Plan
 
 
-@pytest.fixture(autouse=True)
-def _host(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def _host():
     torch.manual_seed(0)
     host = house.recipe("vlm").build().eval().requires_grad_(False)
-    monkeypatch.setattr(house, "load", lambda name: host)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(house, "load", lambda name: host)
+        yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stage():
     return project.stage(2)
 
