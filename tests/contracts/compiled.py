@@ -1,6 +1,7 @@
-"""Compiles what the methods of chapters 2 and 4 offer, each as one graph, and compares; run by test_compiled.py.
+"""Compiles what the root and the methods of chapters 1, 2, 4 and 6 offer, each as one graph, and compares.
 
-In a process of its own, since torch cannot compile through the checks of annotations that tests are run with.
+Run by test_compiled.py, in a process of its own, as users have it: torch cannot compile
+through the checks of annotations that tests are run with. One for all, since torch's compiler is slow to import.
 """
 
 import inspect
@@ -9,6 +10,9 @@ from typing import Any
 
 import test_generate
 import test_image
+import test_quantize
+import test_reduce
+import test_root
 import torch
 
 from minitok.image import Tokens
@@ -43,7 +47,22 @@ def generate(slug: str) -> None:
     agree(f"{slug} step", lambda new, labels: model.step(new, labels, Cache()), codes[:, :0], labels)
 
 
+def near(name: str, apart: float) -> None:
+    """Ends with an error unless what was compiled is so near to what was not."""
+    assert apart < 1e-5, (name, apart)
+    print(name)
+
+
 for slug in test_image.METHODS:
     image(slug)
 for slug in test_generate.METHODS:
     generate(slug)
+for slug in test_quantize.METHODS:
+    torch.compiler.reset()
+    near(slug, test_quantize.compiled_in_one_piece(slug))
+for slug in test_reduce.METHODS:
+    if slug not in test_reduce.NOT_COMPILED:
+        torch.compiler.reset()
+        near(slug, test_reduce.compiled_in_one_piece(slug))
+for network in test_root.NETWORKS:
+    near(f"root {network}", test_root.compiled_whole(network))

@@ -1,4 +1,4 @@
-"""Every method of chapters 2 and 4 can be compiled whole, or says why not: `compiled.py` does it."""
+"""The root's networks and every method of chapters 1, 2, 4 and 6 can be compiled whole: `compiled.py` does it."""
 
 import os
 import pathlib
@@ -14,6 +14,7 @@ def test_every_method_compiles_into_one_graph():
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    rows = [row.slug for chapter in ("image", "generate") for row in papers.rows(chapter)]
-    methods = [slug for slug in rows if papers.places(slug)["module"].exists()]
-    assert {line.split()[0] for line in done.stdout.splitlines()} == set(methods)
+    rows = [row.slug for chapter in ("quantize", "image", "generate", "reduce") for row in papers.rows(chapter)]
+    methods = {slug for slug in rows if papers.places(slug)["module"].exists()}
+    # Random dropping makes a generator, which cannot be done inside of what is compiled.
+    assert {line.split()[0] for line in done.stdout.splitlines()} == methods - {"random_drop"} | {"root"}
