@@ -115,11 +115,10 @@ print("kept", kept.tolist())
 print(f"loss {error.mean():.2f}; always to say 0 would cost {(noise - maps).square().mean():.1f}")
 
 # %% [markdown]
-# **3. Inside the flow.** 64 patches of $x_s$ and 64 registers in one sequence; **all see all**, six layers; v is read at
-# the patches. And s? 32 cosines and 32 sines of s times frequencies from 1000 down, through a small network, are the
-# *condition*: in each layer it gives shift a, scale b and gate g of both halves:
-# `x + g attention((1 + b) norm(x) + a)`. Gates begin at 0. One token for s would do less: layers must behave otherwise
-# near noise.
+# **3. Inside the flow.** 64 patches of $x_s$ and 64 registers in one sequence; **all see all**, six layers; v is read
+# at the patches. And s? 32 cosines and 32 sines of s times frequencies from 1000 down, through a small network, are the
+# *condition*: in each layer it gives shift a, scale b and gate g of both halves: `x + g attention((1 + b) norm(x) +
+# a)`. Gates begin at 0. One token for s would do less: layers must behave otherwise near noise.
 
 # %%
 flow, angle = model.flow, torch.tensor([1.0, 0.5, 0.05])[:, None] * 1000 * 10_000 ** (-torch.arange(32) / 32)
