@@ -78,18 +78,16 @@ def fit(
     `loss(model, step)` draws its batch with torch's global random numbers and returns a scalar. These are seeded anew
     at each step from `plan.seed`, the step and the process, and once more at the end, so that a run resumed from
     `folder` goes on as if nothing had happened: on a CPU the weights come out bit-equal. The state is saved every
-    `plan.save_every` steps, every half minute, on Ctrl-C and on SIGTERM. A finished `folder` is loaded, not trained
-    again; one that is damaged, of another plan or cannot be written is a `ValueError`. A loss or a gradient that is not
-    finite is an `ArithmeticError` before its step. On a GPU the forward pass runs in bfloat16. `devices > 1` shares
-    each step among GPUs by Lightning Fabric: each draws a batch of its own.
+    `plan.save_every` steps, every half minute, on Ctrl-C and on SIGTERM. A finished `folder` is loaded; one that is
+    damaged, of another plan or cannot be written is a `ValueError`. A loss or gradient that is not finite is an
+    `ArithmeticError` before its step. A GPU runs forward in bfloat16; of several each draws a batch of its own.
     """
     fabric = launch(device, devices) if devices != 1 else None
     where, rank = (fabric.device, fabric.global_rank) if fabric else (pick_device(device), 0)
     model.to(where).train()
     optimizer = AdamW(groups(model, plan), lr=plan.lr, betas=plan.betas, fused=where.type == "cuda")
     runner, stepper = fabric.setup(model, optimizer) if fabric else (model, optimizer)
-    # Taken after the set-up, which gives all processes the weights of the first.
-    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    average = {k: v.detach().clone() for k, v in model.state_dict().items()}  # after set-up: the first one's, for all
     run = Run(plan.fingerprint(), model, optimizer, average, files.expanded(folder) if folder else None)
     run.start(writes=rank == 0)
     if run.folder and run.step < plan.steps:

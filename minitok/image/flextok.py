@@ -8,12 +8,10 @@ register all patches and the registers up to itself; FSQ quantizes the registers
 drawn, and all registers after the first k become one learnt mask token. The decoder is a rectified flow: it reads the
 registers r and the patches of `x_s = (1 - s) x + s noise`, and learns the velocity, `|v(x_s, s, r) - (noise - x)|^2`;
 s, the sigmoid of a normal number, enters by adaptive norms. Decoding walks from noise, s = 1, to an image, s = 0, in
-Euler steps, with adaptive projected guidance (APG, arXiv 2410.02416). What few tokens leave open, the flow makes up.
-Differs from the paper: 4,096 codes (8, 8, 8, 8), not 64,000 (8, 8, 8, 5, 5, 5); k is a power of two, which is one of
-the two draws that the paper tries (the released class draws any k unless told otherwise); the null condition of
-guidance is k = 0, all mask tokens, not an embedding of its own; patches and registers share their adaptive norms; no
-loss that matches DINOv2's features (REPA); learnt positions. What plays the part of the VAE is the caller's choice
-(`codec`); without one the flow paints pixels.
+Euler steps, with adaptive projected guidance (APG, arXiv 2410.02416).
+Differs from the paper: 4,096 codes (8, 8, 8, 8), not 64,000 (8, 8, 8, 5, 5, 5); k is a power of two, one of the paper's
+two draws (the released class draws any k by default); guidance's null condition is k = 0, all mask tokens; patches and
+registers share adaptive norms; no REPA loss; learnt positions; the VAE is the caller's (`codec`), else pixels.
 Notebook: notebooks/02_image/04_flextok.ipynb
 """
 
@@ -127,10 +125,7 @@ class Flow(nn.Module):
 
 
 class FlexTok(nn.Module):
-    """`encode(images) -> Tokens`, `decode(tokens[:k]) -> images`, any k; the codec's weights are not among its own.
-
-    In half precision encoder and flow compute in it; what is quantized, noised and painted is float32.
-    """
+    """`encode(images) -> Tokens`, `decode(tokens[:k]) -> images`, any k. Half precision quantizes in float32."""
 
     def __init__(self, sizes: Sizes = SIZES, layers: int = 6, codec: Codec | None = None) -> None:
         super().__init__()
