@@ -1,3 +1,4 @@
+import contextlib
 import importlib.util
 import math
 import os
@@ -8,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,28 +29,77 @@ PLAN, build, loss = RUN["PLAN"], RUN["build"], RUN["loss"]
 QUIET = {"device": "cpu", "progress": False}
 
 
-def forked(folder, end):
-    """Runs the script's `main` in a copy of this process, which has torch already; returns exit status and output."""
-    folder.parent.mkdir(exist_ok=True)
-    printed = folder.with_suffix(".txt")
+def copied(job, printed):
+    """Runs a job in a copy of this process, which has torch already; it ends with the job. Returns its number."""
     with warnings.catch_warnings(action="ignore"):  # of the threads that a copy lacks: it needs none
         child = os.fork()
     if child == 0:
-        with open(printed, "w") as sys.stdout:
-            RUN["main"](folder, end, 1)
+        signal.alarm(300)  # kills it
+        warnings.simplefilter("ignore")  # as in a process of its own: Lightning warns of its own parts
+        with open(printed, "a") as sys.stdout:
+            try:
+                job()
+            except BaseException:
+                traceback.print_exc(file=sys.stdout)
+                sys.stdout.flush()
+                os._exit(1)
         os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), printed.read_text(), ""
+    return child
+
+
+class Copied:
+    """What stands for `subprocess.Popen` where Lightning starts its other processes: copies, not scripts begun anew."""
+
+    def __init__(self, job, printed, command, env):
+        assert command[-3:] == sys.argv[1:]
+        self.pid, self.returncode = copied(lambda: (os.environ.update(env), job()), printed), None
+
+    def poll(self):
+        if self.returncode is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.returncode = os.waitstatus_to_exitcode(ended[1])
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+
+def forked(folder, end, devices):
+    """Runs the script's `main` in copies of this process; returns exit status and output."""
+    folder.mkdir(parents=True, exist_ok=True)
+    printed = folder.with_suffix(".txt")
+    printed.write_text("")
+
+    def job():
+        RUN["main"](folder, end, devices)
+
+    def first():
+        others = []
+        if devices > 1:
+            from lightning.fabric.strategies.launchers import subprocess_script
+
+            sys.argv = [str(SCRIPT), str(folder), end, str(devices)]
+
+            def popen(command, env, cwd):
+                others.append(Copied(job, printed, command, env))
+                return others[-1]
+
+            subprocess_script.subprocess = SimpleNamespace(Popen=popen)
+        job()
+        for other in others:
+            with contextlib.suppress(ChildProcessError):  # Lightning has seen its end
+                os.waitpid(other.pid, 0)
+
+    _, status = os.waitpid(copied(first, printed), 0)
+    return os.waitstatus_to_exitcode(status), printed.read_text(), printed.read_text()
 
 
 def start(folder, end="none", devices=1):
     """Runs the script to its end and returns its exit status and what it printed."""
-    if devices == 1 and hasattr(os, "fork"):
-        return forked(folder, end)
+    if hasattr(os, "fork"):
+        return forked(folder, end, devices)
     root = str(SCRIPT.parents[2])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root, "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(SCRIPT), str(folder), end, str(devices)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     return done.returncode, done.stdout, done.stderr
 
 
