@@ -215,9 +215,10 @@ def test_a_job_is_left_to_end_itself_on_ctrl_c(system: str, folder: pathlib.Path
     assert process.returncode == 3
 
 
-def test_a_file_of_the_working_folder_hides_no_module(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("flags", [["-P", "-m"], ["-m"]], ids=["as do.py says it", "as Python's users say it"])
+def test_a_file_of_the_working_folder_hides_no_module(tmp_path: pathlib.Path, flags: list[str]) -> None:
     (tmp_path / "token.py").write_text("raise SystemExit('the wrong token')")
-    command = [sys.executable, "-P", "-m", "minitok", "data", "--list"]  # as do.py says it
+    command = [sys.executable, *flags, "minitok", "data", "--list"]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
