@@ -141,6 +141,16 @@ def test_the_margin_changes_who_is_protected():
     assert not torch.equal(pitome(x, 10, margin=0.9).assignment, pitome(x, 10, margin=-0.5).assignment)
 
 
+@pytest.mark.parametrize(
+    "method", [energy, lambda x, **k: merge_crowd(x, 8, **k), lambda x, **k: pitome(x, 16, **k).assignment]
+)
+def test_the_margin_is_one_half_unless_another_is_given(method):
+    metric = torch.randn(4, 24, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(method(metric), method(metric, margin=0.5))
+    for other in (0.25, 0.85):
+        assert not torch.equal(method(metric), method(metric, margin=other))
+
+
 def test_keys_decide_before_tokens_and_sizes_weigh():
     x = torch.tensor([[[1.0], [3.0], [100.0], [200.0]]])
     keys = at_angles(0.0, 1.0, 100.0, 220.0)[:, None]
