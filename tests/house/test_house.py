@@ -213,7 +213,7 @@ def test_chunks_cover_all_rows_in_order():
 
 
 def test_sampling_is_decided_by_its_seed_and_keeps_to_the_vocabulary():
-    model, labels = house.load("image_gpt"), torch.tensor([4])
+    model, labels = house.load("image_draft"), torch.tensor([4])
     seen = []
     first = sample(model, labels, seed=1, watch=lambda codes: seen.append(codes.shape[1]))
     assert first.shape == (1, 256)
@@ -224,7 +224,7 @@ def test_sampling_is_decided_by_its_seed_and_keeps_to_the_vocabulary():
 
 
 def test_sampling_without_guidance_draws_from_the_model_itself():
-    model, labels = house.load("image_gpt"), torch.tensor([0, 7])
+    model, labels = house.load("image_draft"), torch.tensor([0, 7])
     cold = sample(model, labels, guidance=1.0, temperature=1e-4)
     with torch.no_grad():
         logits = model(cold[:, :-1], labels)
