@@ -16,6 +16,7 @@ from minitok.course import costs
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 torch.set_num_threads(1)
+collect_ignore = ["contracts/compiled.py"]  # a script, which finds its neighbours only where it is run as one
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

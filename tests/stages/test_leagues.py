@@ -36,6 +36,7 @@ def test_a_table_says_how_it_was_made_and_is_written_whole(tmp_path):
 @pytest.mark.usefixtures("small")
 def test_a_shipped_table_lies_among_the_projects(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "in_checkout", lambda: True)
     facts = stages.compute("quantize", tmp_path / "run", ship=True)
     assert json.loads((tmp_path / "data" / "leagues" / "quantize.json").read_text()) == facts
 
