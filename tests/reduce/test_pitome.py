@@ -181,6 +181,8 @@ def test_the_margin_falls_with_depth(highest, protect):
         found = network(x, "full", on_layer=falling(schedule, 4, highest, protect))
         torch.testing.assert_close(found, network(x, "full", on_layer=expected), atol=1e-6, rtol=0)
         assert network(x, "full", on_layer=falling(schedule, 4, first=3)).shape == (2, 10, 8)
+        default, authors = (network(x, "full", on_layer=falling(schedule, 4, *some)) for some in ((), (0.9, True)))
+        assert torch.equal(default, authors)
 
 
 def test_gradients_reach_the_tokens_but_do_not_come_from_the_energies():
