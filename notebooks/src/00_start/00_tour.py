@@ -102,7 +102,7 @@ viz.show(viz.images(swatches, columns=8, height=0.32, title=title), photo=True, 
 rebuilt = tokenizer.decode(codes)
 titles = ["the picture", f"from 256 codes, {float(psnr(rebuilt, image[None])):.1f} dB"]
 pair = torch.cat([image[None], rebuilt])
-viz.show(viz.images(pair, titles, height=1.92), photo=True, alt="the picture, and beside it the rebuilt one")
+viz.show(viz.images(pair, titles, height=1.6), photo=True, alt="the picture, and beside it the rebuilt one")
 
 # %% [markdown]
 # The large forms survive, fine marks do not. Codes are read row by row, like writing. Here the decoder has only the
@@ -143,7 +143,7 @@ sizes = [12_288, *(int(coded.bytes) for coded in files.values()), budget]
 quality = ["", *(f"\n{float(psnr(x[None], image[None])):.1f} dB" for x in shown[1:])]
 names = ["pixels", *files, "codes"]
 titles = [f"{name}\n{size:,} bytes{dB}" for name, size, dB in zip(names, sizes, quality, strict=True)]
-viz.show(viz.images(shown, titles, height=1.28), photo=True, alt="pixels, JPEG, WebP and codes")
+viz.show(viz.images(shown, titles, height=0.96), photo=True, alt="pixels, JPEG, WebP and codes")
 
 # %% [markdown]
 # Is that fair? About 300 bytes of the JPEG file are its header, and the decoder's weights, which serve all pictures,
@@ -180,7 +180,7 @@ assert len(calls) == 256
 
 # %%
 new = tokenizer.decode(drawn[..., None])
-viz.show(viz.images(new, wanted, columns=6, height=1.28), photo=True, alt="six drawn pictures of clothes")
+viz.show(viz.images(new, wanted, columns=6, height=0.96), photo=True, alt="six drawn pictures of clothes")
 
 # %% [markdown]
 # Some kinds succeed better than others. Here are the first two again, uncovered in the order in which their codes were
@@ -196,7 +196,7 @@ frames = [both.clone() for _ in range(20)]
 for n, frame in enumerate(frames[:16]):
     frame[:, :, 4 * n + 4 :] = 0.9
 rows = torch.stack([torch.cat([*frame], dim=2) for frame in frames])
-viz.animation(rows, seconds=6, scale=3, kilobytes=17, alt="a t-shirt and trousers appear row by row")
+viz.animation(rows, seconds=6, scale=3, kilobytes=12, alt="a t-shirt and trousers appear row by row")
 
 # %% [markdown]
 # ## 7. Why is this slow, and what can be done?
@@ -216,7 +216,7 @@ Markdown(papers.chapter_table(progress=False))
 # %% tags=["banner"]
 titles = ["12,288 bytes", "256 codes", "rebuilt", f"new: {wanted[0]}", f"new: {wanted[1]}"]
 strip = torch.cat([image[None], as_colours, rebuilt, new[:2]])
-viz.show(viz.images(strip, titles, columns=5, height=1.28), photo=True, alt="picture, codes, rebuilt, new")
+viz.show(viz.images(strip, titles, columns=5, height=0.96), photo=True, alt="picture, codes, rebuilt, new")
 
 # %% [markdown] tags=["interactive"]
 # ## Where to go next

@@ -48,7 +48,7 @@ cells = squashed.round().long().sum(-1) % 2
 axes.scatter(*squashed.T, s=3, c=[viz.PALETTE[k] for k in cells], linewidths=0)
 axes.scatter(*torch.cartesian_prod(numbers, numbers).T, s=36, c="white", edgecolors=viz.TEXT, linewidths=1.2)
 axes.set(xticks=numbers, yticks=numbers)
-viz.show(figure)
+viz.show(figure, photo=True)
 
 # %% [markdown]
 # Each dot is a vector of a held-out digit, each ring a code; a dot takes the ring of its cell (cells alternate between
@@ -201,7 +201,7 @@ viz.show(viz.bars(roles, "More of the grid is in use", "codes in use on held-out
 chosen = stage.test[210::200]
 columns = torch.stack([chosen, *(row.model.rebuild(chosen) for row in rows.values())], 1).flatten(0, 1)
 titles = ["held out", *(f"{name}\n{row.psnr:.1f} dB" for name, row in rows.items())]
-viz.show(viz.images(columns, titles + [""] * (len(columns) - 5), columns=5, height=1.12))
+viz.show(viz.images(columns, titles + [""] * (len(columns) - 5), columns=5, height=1.12), photo=True)
 
 # %% [markdown]
 # ## Play: what does a channel say?
@@ -225,7 +225,9 @@ def turned(channel, level, digit=3):
 # %%
 strip = torch.cat([turned(channel, level) for channel in (0, 1) for level in range(8)])
 titles = [f"level {level}" for level in range(8)] + [""] * 8
-viz.show(viz.images(strip, titles, title="Channel 1 (above) and channel 2, turned through 8 levels", height=0.6))
+viz.show(
+    viz.images(strip, titles, title="Channel 1 (above) and channel 2, turned through 8 levels", height=0.6), photo=True
+)
 
 
 # %%
@@ -253,7 +255,7 @@ codes = tokenizer.encode(crops)
 returned = tokenizer.decode(codes)
 titles = ["as it was", *[""] * 3, *(f"{decibels:.1f} dB" for decibels in psnr(returned, crops))]
 print(f"{len(codes)} crops, {codes.unique().numel()} different codes among {codes.numel()}")
-viz.show(viz.images(torch.cat([crops, returned]), titles, columns=4, height=1.28), photo=True)
+viz.show(viz.images(torch.cat([crops, returned]), titles, columns=4, height=0.96), photo=True)
 
 # %% [markdown]
 # ## The verdict
