@@ -22,7 +22,6 @@ NOT_YET = {
     "01_quantize/01_vq",
     "01_quantize/02_rvq",
     "01_quantize/03_fsq",
-    "01_quantize/06_wetok",
     "01_quantize/08_tokenbridge",
     "02_image/00_overview",
     "02_image/01_titok",
