@@ -25,11 +25,10 @@ from minitok.quantize.tokenbridge import frequency_order, normal_bins
 # ## The problem: a finished autoencoder has no codes
 #
 # A **variational autoencoder** (VAE) turns a picture into *latents*, vectors of real numbers, and back; a small penalty
-# in its training pulls each channel towards the normal distribution N(0, 1). The house has one of digits (`minitok
-# train digit_vae`), with 7 x 7 vectors of 8 channels. It is finished: nothing below changes it.
+# in its training pulls each channel towards the normal distribution N(0, 1). The course has one of digits (`minitok
+# train digit_vae`), with 7 x 7 vectors of 8 channels. Nothing below changes it.
 #
-# Models that predict tokens want codes. The plain way is a codebook, found by k-means among the latents: one code of
-# 256 a vector.
+# Models that predict tokens want codes. The plain way is a codebook found by k-means: one code of 256 a vector.
 
 # %%
 models, data = house.load("digit_vae"), {name: mnist.load(name) for name in ("train", "test")}
@@ -46,27 +45,21 @@ continuous, in_codebook = error(z_test, test), models["book"](z_test).values
 print(f"one code of 256 for a vector: {error(in_codebook, test) / continuous:.1f} times the VAE's squared error")
 
 # %% [markdown]
-# Every further bit doubles the codebook, and the list that a network must choose from. The idea here: round each
-# **channel** by itself to one of B fixed values. With B = 64 the decoder hardly notices; a vector then has $64^8$
-# possible codes, which nobody can list, so they are predicted channel by channel, B choices at a time.
+# Every further bit doubles the codebook. The idea: round each **channel** by itself to one of B values. With B = 64 the
+# decoder hardly notices. Nobody can list a vector's $64^8$ codes, so they are predicted channel by channel.
 #
 # ## By hand: four values for a channel
 #
-# **Bins.** Cut N(0, 1) into B = 4 parts that are equally probable: boundaries -3, -0.674, 0, 0.674, 3 (the outermost
-# would be infinite and are clamped to $\pm 3$).
+# **Bins.** Cut N(0, 1) into B = 4 equally probable parts: boundaries -3, -0.674, 0, 0.674, 3 (the outermost, infinite,
+# are clamped to $\pm 3$).
 #
 # **Values.** A bin stands for the mean of N(0, 1) within it, the density $\varphi$ at its left end minus that at its
-# right end, over its mass. With $\varphi(0) = 0.399$, $\varphi(0.674) = 0.318$, $\varphi(3) = 0.004$:
+# right, over its mass. With $\varphi(0) = 0.399$, $\varphi(0.674) = 0.318$, $\varphi(3) = 0.004$:
 # (0.399 - 0.318) / 0.25 = 0.325 and (0.318 - 0.004) / 0.249 = 1.260; likewise -0.325 and -1.260.
-
-# %%
-edges, values = normal_bins(4)
-print("boundaries", [round(x, 3) for x in edges.tolist()], "values", [round(x, 3) for x in values.tolist()])
-
-# %% [markdown]
+#
 # **Range.** The paper divides latents by their standard deviation and maps $[-5, 5]$ to $[-3, 3]$: times 0.6.
 #
-# **Code:** the number of the *nearest value*. The boundaries were needed to find the values and count no more:
+# **Code:** the number of the *nearest value*; the boundaries count no more:
 #
 # | latent | times 0.6 | nearest value | code | comes back as |
 # |---|---|---|---|---|
@@ -76,15 +69,17 @@ print("boundaries", [round(x, 3) for x in edges.tolist()], "values", [round(x, 3
 # | -9 | -5.4 | -1.260 | 0 | -2.10 |
 
 # %%
+edges, values = normal_bins(4)
+print("boundaries", [round(x, 3) for x in edges.tolist()], "values", [round(x, 3) for x in values.tolist()])
 layer, z = TokenBridge(d=1, levels=4, low=-5, high=5), torch.tensor([[[2.0], [1.2], [0.0], [-9.0]]])
 codes = layer.encode(z)
 print("codes", codes.flatten().tolist(), "back", [round(x, 2) for x in layer.decode(codes).flatten().tolist()])
 assert codes.flatten().tolist() == [3, 2, 1, 0]
 
 # %% [markdown]
-# **Prediction.** Say two channels of two values are always equal, 00 or 11, each half of the time. Two heads that do
-# not know of each other give each value 1/2, so each pair 1/4: 2 bits, and half of what they draw, 01 and 10, never
-# occurs. In turn, the second is asked when the first is known, and is sure: 1 + 0 = 1 bit.
+# **Prediction.** Say two channels of two values are always equal, 00 or 11, each half of the time. Two independent
+# heads give each value 1/2, so each pair 1/4: 2 bits, and half of what they draw, 01 and 10, never occurs. In turn,
+# the second is asked when the first is known, and is sure: 1 + 0 = 1 bit.
 #
 # ## The mechanism on real latents
 #
@@ -105,8 +100,8 @@ codes = (scaled[..., None] - bins(8)).abs().argmin(-1)
 back = (bins(8)[codes] + 3) / 6 * (high - low) + low
 
 # %% [markdown]
-# What you built is what the library has. (It finds the nearest value by bisection, so numbers right between two values
-# may differ.)
+# What you built is what the library has. (It finds the nearest value by bisection: halfway, codes may
+# differ.)
 
 # %%
 layer = TokenBridge(d=8, levels=8)
@@ -117,10 +112,9 @@ print(f"8 codes a vector, {layer.bits:g} bits: codes and values agree")
 
 # %% [markdown]
 # **2. A head that predicts in turn.** For one position with codes $k_1 \dots k_d$ (in a chosen order of channels) a
-# small causal Transformer reads d inputs: first what is known of the position (the *condition*), then an embedding of
-# $k_1$, of $k_2$, ... Output i sees inputs up to i only, and gives B logits for $k_i$; each channel has output weights
-# of its own. Why not d networks? One serves all, and what it learns of one channel helps the next. The condition reads
-# the *values* of neighbours, not their codes: values near each other mean much the same.
+# small causal Transformer reads d inputs: what is known of the position (the *condition*), then embeddings of $k_1$,
+# $k_2$, ... Output i sees inputs up to i only, and gives B logits for $k_i$ by weights of its own. One network serves
+# all channels. The condition reads the *values* of neighbours, not their codes: near values mean much the same.
 #
 # Channels of low spatial frequency come first: those whose maps of 7 x 7 numbers change slowly.
 
@@ -195,7 +189,7 @@ viz.show(viz.images(torch.stack(rows, 1).flatten(0, 1), titles + [""] * 24, colu
 # **Why five deviations?** Bins have equal mass only if $[-3, 3]$ covers three; with five the outer bins are hardly
 # used. But equal mass makes codes equally frequent, not the error small. For many levels, values should lie as densely
 # as the *cube root* of the data's density (Panter and Dite, 1951): for N(0, 1) a normal distribution $\sqrt 3$ times as
-# wide, a range of 5.2 deviations. Let both kinds of bins choose their range on the 400 digits held for that:
+# wide, a range of 5.2 deviations. Both kinds of bins choose their range on the 400 digits:
 
 # %%
 best = {}
@@ -210,8 +204,8 @@ print(f"B = 4, range 3 (equal mass): normal {equal[0]:.2f}, uniform {equal[1]:.2
 # %% [markdown]
 # ## Experiment 2: predict the codes, in turn or at once
 #
-# Four heads, shipped with the VAE, each trained for 600 steps: in turn, by low or by high frequencies first; a network
-# that predicts all channels **at once**; and the Transformer given zeros for the channels before (**blind**).
+# Four heads, shipped with the VAE, each trained for 600 steps: in turn, low or high frequencies first; a network that
+# predicts all channels **at once**; and the Transformer given zeros for the channels before (**blind**).
 
 # %%
 with torch.no_grad():
@@ -225,7 +219,7 @@ viz.show(viz.bars(bars, "What channels say of one another saves bits", "bits a c
 
 # %% [markdown]
 # Any order gives the same total for a perfect head; ours differ little. What do the bits buy? Draw digits, position
-# after position, by both. (Neither is a good generator: each knows four neighbours.)
+# after position. (Neither generator is good: each knows four neighbours.)
 
 
 # %%
@@ -242,7 +236,6 @@ def at_once(condition):
     return torch.distributions.Categorical(logits=models["independent"](condition, codes[:10, :1])).sample()
 
 
-# %%
 pictures = torch.cat([draw(models["low"].sample), draw(at_once)])
 viz.show(viz.images(pictures, ["in turn", *[""] * 9, "at once", *[""] * 9], columns=10, height=0.56))
 
@@ -290,8 +283,7 @@ papers.verdict(
 )
 
 # %% [markdown]
-# Mind the bits: B = 4 in each of 8 channels takes 16 bits a vector, twice those of one code of 256. Prediction gets
-# part of them back.
+# Mind the bits: B = 4 in 8 channels takes 16 bits a vector, twice those of one code of 256. Prediction gets part back.
 #
 # ## Where it breaks: a range that does not fit
 #
@@ -317,7 +309,6 @@ def my_bins(levels):
     return edges, (edges[1:] + edges[:-1]) / 2
 
 
-# %%
 def check_1(my_bins):
     return papers.check("tokenbridge.normal_bins", my_bins)
 
@@ -334,7 +325,6 @@ def mutual_information(a, b, B):
     return 0.0  # replace this: as if they were independent
 
 
-# %%
 def check_2(mutual_information):
     a = torch.arange(4).repeat(4)
     if abs(mutual_information(a, a, 4) - 2) > 1e-4:
@@ -353,7 +343,6 @@ check_2(mutual_information)
 #
 # ## What was left out
 #
-# The paper's condition comes from a large network over all positions, masked and drawn in random order with guidance by
-# the class; on ImageNet at 256 x 256 it reports a Frechet distance of 1.55 (chapter 4 of the course has generators).
-# Read on: [lookup-free quantization](04_lfq.ipynb) trains its channels to be bits, and
-# [the overview](00_overview.ipynb) ranks all quantizers at equal bits.
+# The paper's large network over all positions, masked and drawn in random order, with guidance by the class. On
+# ImageNet at 256 x 256 it reports a Frechet distance of 1.55. Read on: [lookup-free quantization](04_lfq.ipynb) trains
+# its channels to be bits; [the overview](00_overview.ipynb) ranks all quantizers at equal bits.
