@@ -1,8 +1,8 @@
 # %% [markdown]
 # # How to read a lesson
 #
-# Every lesson is built alike, so that after a few you know where to look. This page shows the parts, the letters that
-# name tensor axes, and how to run, change and check things. Its cells are small: run them, then change them.
+# Every lesson is built alike. This page shows the parts, the letters that
+# name tensor axes, and how to run, change and check things. Run its cells, then change them.
 
 # %%
 import torch
@@ -21,9 +21,13 @@ from minitok.quantize import FSQ, VQ
 # 5. **The recipe:** at most ten lines to program it from, and a table of where paper and lesson differ.
 # 6. **The experiment** on the chapter's *stage*: one host, one budget, the same controls for all of its lessons.
 # 7. **A control** to play with, **the verdict,** and **where it breaks.**
-# 8. **Exercises** with checks; the first is your own version under the library's tests. Solutions lie in
-#    `notebooks/src/solutions/`.
-#
+# 8. **Exercises** with checks; the first is your own version under the library's tests.
+
+# %%
+for chapter in papers.chapters()[:6]:
+    print(f"chapter {chapter.number}: {chapter.title}")
+
+# %% [markdown]
 # ## One method, five places
 #
 # Module, notebook (with the source that it is made from), test, verdict, and a row in the registry, which knows where
@@ -121,7 +125,11 @@ for mask in ("causal", "full"):
 # - **Check** a method of your own: `minitok check tome mine.py:my_tome`, or `papers.check("tome", my_tome)` in a
 #   notebook. Check everything by `python do.py test`, or a part: `python do.py test unit -k vq`.
 # - **Train** a house model anew by `python do.py train NAME`; an interrupted run goes on where it was.
-#
+
+# %%
+print(papers.check("fsq", FSQ))
+
+# %% [markdown]
 # A verdict looks like this: our figure, the baseline's, what was asked of ours, and the paper's own figure where it
 # gives one. It is computed, on our data at our scale, and it may well be negative: a claim that does not show is a
 # result too. A line so near that measuring again could tip it is *undecided*, and does not count as held.
