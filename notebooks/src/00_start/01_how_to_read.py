@@ -18,8 +18,8 @@ from minitok.quantize import FSQ, VQ
 # 2. **The problem,** shown by a baseline that fails, and the idea in a picture.
 # 3. **By hand:** the whole mechanism on a few tokens, with numbers that a pencil can check.
 # 4. **The mechanism** in small cells, and one that asserts that what you built equals the library's function.
-# 5. **The recipe:** at most ten lines to program it from, and a table of where paper and lesson differ.
-# 6. **The experiment** on the chapter's *stage*: one host, one budget, the same controls for all of its lessons.
+# 5. **The recipe:** ten lines to program it from, and where paper and lesson differ.
+# 6. **The experiment** on the chapter's *stage*: one host, one budget, one set of controls.
 # 7. **A control** to play with, **the verdict,** and **where it breaks.**
 # 8. **Exercises** with checks; the first is your own version under the library's tests.
 
