@@ -180,7 +180,7 @@ assert len(calls) == 256
 
 # %%
 new = tokenizer.decode(drawn[..., None])
-viz.show(viz.images(new, wanted, columns=6, height=0.96), photo=True, alt="six drawn pictures of clothes")
+viz.show(viz.images(new, wanted, columns=6, height=0.64), photo=True, alt="six drawn pictures of clothes")
 
 # %% [markdown]
 # Some kinds succeed better than others. Here are the first two again, uncovered in the order in which their codes were
@@ -196,7 +196,7 @@ frames = [both.clone() for _ in range(20)]
 for n, frame in enumerate(frames[:16]):
     frame[:, :, 4 * n + 4 :] = 0.9
 rows = torch.stack([torch.cat([*frame], dim=2) for frame in frames])
-viz.animation(rows, seconds=6, scale=3, kilobytes=9, alt="a t-shirt and trousers appear row by row")
+viz.animation(rows, seconds=6, scale=2, kilobytes=9, alt="a t-shirt and trousers appear row by row")
 
 # %% [markdown]
 # ## 7. Why is this slow, and what can be done?

@@ -193,7 +193,7 @@ def prefix(tokens=8, photo=12, first=42):
 prefix()
 
 # %%
-control = viz.slider(prefix, tokens=(1, 64), photo=(0, 61), first=(0, 61))
+control = viz.slider(prefix, tokens=(1, 64), first=(0, 61))
 viz.ends(control)
 control
 

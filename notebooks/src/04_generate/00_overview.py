@@ -135,7 +135,7 @@ control
 
 # %%
 stage = stages.generate.stage(images=13)
-rows = {name: stage.measure(model, draw=10) for name, model in models.items()}
+rows = {name: stage.measure(model, draw=6) for name, model in models.items()}
 rows["neighbours"] = stage.measure(stage.counts["neighbours"])
 print(stage.data, stages.generate.table(rows), sep="\n\n")
 assert rows["raster"].bits < rows["neighbours"].bits < rows["8 codes a call"].bits
