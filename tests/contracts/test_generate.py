@@ -6,7 +6,6 @@ classes, and the size of its picture: `n` positions or a `side`.
 
 import importlib
 import inspect
-from unittest import mock
 
 import pytest
 import torch
@@ -186,15 +185,14 @@ def test_the_stored_weights_restore_a_model_of_other_sizes_than_by_default(model
     assert torch.equal(generate(other, LABELS[:2]).codes, generate(model, LABELS[:2]).codes)
 
 
+@pytest.mark.usefixtures("as_if_compiled")
 def test_all_is_made_on_the_device_of_the_input(model, codes):
     model, codes, labels = model.to("meta"), codes.to("meta"), LABELS.to("meta")
-    # No values can be looked at there, which compiled code does not do either.
-    with mock.patch("torch.compiler.is_compiling", return_value=True):
-        assert model(codes, labels).device.type == "meta"
-        cache, new = Cache(), codes[:, :0]
-        for group in model.schedule.groups:
-            assert model.step(new, labels, cache).device.type == "meta"
-            new = codes[:, list(group)]
+    assert model(codes, labels).device.type == "meta"
+    cache, new = Cache(), codes[:, :0]
+    for group in model.schedule.groups:
+        assert model.step(new, labels, cache).device.type == "meta"
+        new = codes[:, list(group)]
 
 
 class Says:
