@@ -43,7 +43,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def as_if_compiled():
-    """As in compiled code, no numbers are looked at. (The compiler looks its functions up once: before the stand-in.)"""
+    """As in compiled code, no numbers are looked at. The compiler looks its functions up once: before the stand-in."""
     from torch._dynamo import trace_rules
 
     trace_rules.get_torch_obj_rule_map()
