@@ -142,6 +142,7 @@ class Transformer(nn.Module):
         condition: Float[Tensor, "b e"] | None = None,
         cache: Cache | None = None,
         on_layer: Callable[[Layer], Reduces | None] | None = None,
+        after_layer: Callable[[int, Tensor], Tensor] | None = None,
     ) -> Float[Tensor, "b k c"]:
         """Returns one output a token (the prefix's are dropped; fewer when `on_layer` reduces).
 
@@ -150,6 +151,7 @@ class Transformer(nn.Module):
         `positions` count from 0 by default; (b, n, axes) gives each token a place in a grid (`attention.rotary`).
         `on_layer(Layer)` is called between the attention and the feed-forward part of each layer; from then on a
         merged token weighs in the attention by its size (a bias of log size, arXiv 2210.09461 section 3.1).
+        `after_layer(i, x)` is called after each whole layer, 0 the first; what it returns is read by the next.
         """
         if prefix is not None:
             x = torch.cat([prefix, x], dim=1)
@@ -157,14 +159,17 @@ class Transformer(nn.Module):
         if positions is None:
             positions = torch.arange(past, past + x.shape[1], device=x.device, dtype=torch.float32)[None]
         if on_layer is not None:
-            if cache is not None or prefix is not None or isinstance(mask, Tensor):
+            if cache is not None or prefix is not None or isinstance(mask, Tensor) or after_layer is not None:
                 raise ValueError(
-                    "on_layer changes the tokens: it takes no cache, no prefix (join it to x), a named mask"
+                    "on_layer changes the tokens: it takes no cache, no prefix (join it to x), no after_layer, "
+                    "a named mask"
                 )
             return self.norm(self.reduced(x, mask, positions, condition, on_layer))
         seen = visible(mask, x.shape[1], past + x.shape[1], x.device)
         for i, block in enumerate(self.blocks):
             x = block(x, positions, seen, condition, partial(cache.extend, i) if cache is not None else None)
+            if after_layer is not None:
+                x = after_layer(i, x)
         return self.norm(x if prefix is None else x[:, prefix.shape[1] :])
 
     def reduced(self, x: Tensor, mask: str, positions: Tensor, condition: Tensor | None, on_layer: Callable) -> Tensor:

@@ -32,16 +32,18 @@ class ViT(nn.Module):
         self,
         images: Float[Tensor, "b 3 H W"],
         on_layer: Callable[[Layer], Reduces | None] | None = None,
+        after_layer: Callable[[int, Tensor], Tensor] | None = None,
     ) -> Float[Tensor, "b k c"]:
         """The normed output tokens, CLS first; the CLS features are `tokens(images)[:, 0]`.
 
-        Images of any floating type are read in the type of the weights.
+        Images of any floating type are read in the type of the weights. `on_layer` and `after_layer` as in
+        `Transformer`.
         """
         if images.shape[2:] != (self.size, self.size):
             raise ValueError(f"images of {tuple(images.shape[2:])} came, expected {(self.size, self.size)}")
         x = self.stem((images * 2 - 1).to(self.cls.dtype)).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1) + self.position
-        return self.body(x, "full", on_layer=on_layer)
+        return self.body(x, "full", on_layer=on_layer, after_layer=after_layer)
 
     def forward(
         self,

@@ -46,6 +46,18 @@ class VLM(nn.Module):
         """The features of the patches, without CLS, which is `model.vit.tokens(images)[:, 0]`."""
         return self.vit.tokens(images, on_layer)[:, 1:]
 
+    @torch.no_grad()
+    def levels(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b l n c"]:
+        """What each of the l layers of the ViT leaves of the patches, before its last norm and without CLS."""
+        found: list[Tensor] = []
+
+        def keep(i: int, x: Tensor) -> Tensor:
+            found.append(x[:, 1:])
+            return x
+
+        self.vit.tokens(images, after_layer=keep)
+        return torch.stack(found, 1)
+
     def project(self, features: Float[Tensor, "b n c"]) -> Float[Tensor, "b n d"]:
         """Visual tokens for the language model, one a patch: two layers, as in LLaVA-1.5."""
         return self.projector(features)
@@ -65,12 +77,15 @@ class VLM(nn.Module):
         *,
         at: Float[Tensor, "#b k"] | None = None,
         slots: Int[Tensor, " t"] | None = None,
+        text: Float[Tensor, "b t d"] | None = None,
         on_layer: OnLayer | None = None,
+        after_layer: Callable[[int, Tensor], Tensor] | None = None,
     ) -> Float[Tensor, "b t d"]:
         """What the language model makes of each word after the picture.
 
         `at` says where the visual tokens stand. `slots` numbers the question of each word where several are asked at
-        once: they do not see each other. `on_layer` as in `Transformer`; what it returns must keep the words.
+        once: they do not see each other. `text` is read instead of the words' own embeddings. `on_layer` and
+        `after_layer` as in `Transformer`; what they return must keep the words, which stand last.
         """
         k, t = visual.shape[1], words.shape[1]
         at = self.places(k, visual.device) if at is None else at
@@ -79,8 +94,9 @@ class VLM(nn.Module):
             index = index - (slots[:, None] != slots).int().tril().sum(1)
         places = (self.patches + index).to(at.dtype)[None].expand(len(at), -1)
         mask = "causal" if slots is None else slots_apart(k, slots)
-        x = torch.cat([visual, self.word(words)], 1)
-        return self.lm(x, mask, positions=torch.cat([at, places], 1), on_layer=on_layer)[:, -t:]
+        x = torch.cat([visual, self.word(words) if text is None else text], 1)
+        places = torch.cat([at, places], 1)
+        return self.lm(x, mask, positions=places, on_layer=on_layer, after_layer=after_layer)[:, -t:]
 
     def answer_logits(
         self,

@@ -5,6 +5,7 @@ as four or eight frames; a digit shows in two of them. It starts from `vlm`, whi
 its own: 64 tokens a picture instead of 256 would cost `vlm` details, and lessons on a still picture need no more.
 """
 
+import functools
 import math
 import pathlib
 from typing import NamedTuple
@@ -47,6 +48,8 @@ OF_SCENES = (("exists",), ("colour",), ("shape",), ("count",), RELATIONS, ("digi
 OF_CLIPS = (("exists",), ("colour",), ("shape",), ("count",), ("motion",), ("digit",), ("digit",), ("caption",))
 # How many of each a step draws: scenes all over the picture, scenes in a quarter of it, clips of eight and of four.
 BATCH = {"scenes": 32, "quarters": 16, "clips of 8": 24, "clips of 4": 16}
+# Examples are drawn for so many steps at once: a GPU draws many in the time of a few.
+POOL = 16
 
 
 class Group(NamedTuple):
@@ -56,6 +59,12 @@ class Group(NamedTuple):
     asked: Questions
     masks: Tensor
     drawn: Objects
+
+    def part(self, step: int, times: int) -> "Group":
+        """The examples of one of `times` steps."""
+        size = len(self.pictures) // times
+        rows = slice(step * size, (step + 1) * size)
+        return Group(self.pictures[rows], self.asked[rows], self.masks[rows], self.drawn[rows])
 
 
 def build() -> ManyVLM:
@@ -125,10 +134,11 @@ class Training(nn.Module):
 
 def train(folder: pathlib.Path, options: Options) -> nn.Module:
     """Cross-entropy of the answers and of what each patch shows, on scenes and clips seen once."""
-    device = pick_device(options.device)
+    device, pooled = pick_device(options.device), functools.lru_cache(maxsize=1)(groups)
 
     def loss(model: nn.Module, step: int) -> Tensor:
-        made = list(groups(int(torch.randint(TRAINED, 2**39, ())), device).values())
+        pool = pooled(pool_seed(step), device, times=POOL)
+        made = [group.part(step % POOL, POOL) for group in pool.values()]
         texts = [packed(mumbled(group.asked), captions=isinstance(group.drawn, Clips)) for group in made]
         words, slots, targets = (list(part) for part in zip(*texts, strict=True))
         logits, dense = model([group.pictures for group in made], words, slots)
@@ -141,6 +151,15 @@ def train(folder: pathlib.Path, options: Options) -> nn.Module:
     trained, plain = fit(model, loss, options.apply(PLAN), folder, **options.where()), build()
     plain.load_state_dict(trained.get_submodule("model").state_dict())
     return plain
+
+
+def pool_seed(step: int) -> int:
+    """The seed of the examples that a step shares with its neighbours, however a run came to this step.
+
+    `fit` seeds each step by its number; steps of one pool share the seed of the first.
+    """
+    generator = torch.Generator().manual_seed(torch.initial_seed() - 1009 * (step % POOL))
+    return int(torch.randint(TRAINED, 2**39, (), generator=generator))
 
 
 def quickly(model: Training, device: torch.device) -> Training:

@@ -10,7 +10,7 @@ from minitok.data.questions import KINDS
 from minitok.stages import answers
 from minitok.viz.tables import aligned, shown
 
-ASKED = KINDS[:9]
+ASKED = KINDS[:10]
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,12 @@ class Row(answers.Row):
 
 
 def table(rows: Mapping[str, Row]) -> str:
-    """Rows by their names, as text: tokens, right answers in all and by kind, loyalty, costs."""
-    lines: list[tuple[str, ...]] = [("", "tokens", "all kinds (%)", "loyal (%)", *ASKED, "LM cost (%)", "parameters")]
+    """Rows by their names, as text: tokens, right answers in all and by each kind that was asked, loyalty, costs."""
+    asked = [kind for i, kind in enumerate(ASKED) if any(bool((row.kinds == i).any()) for row in rows.values())]
+    head = ("", "tokens", "all kinds (%)", "loyal (%)", *asked, "LM cost (%)", "own cost (%)", "parameters")
+    lines: list[tuple[str, ...]] = [head]
     for name, row in rows.items():
-        each = (shown(row.of(kind)) for kind in ASKED)
-        lines.append(
-            (
-                name,
-                str(row.tokens),
-                shown(row.even),
-                shown(row.loyal),
-                *each,
-                shown(100 * row.flops),
-                str(row.parameters),
-            )
-        )
+        each = (shown(row.of(kind)) for kind in asked)
+        costs = shown(100 * row.flops), shown(100 * row.own), str(row.parameters)
+        lines.append((name, str(row.tokens), shown(row.even), shown(row.loyal), *each, *costs))
     return aligned(lines)

@@ -2,75 +2,117 @@
 
 import pathlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minitok.data import scenes
-from minitok.data.questions import SLOTS, Questions, ask
+from minitok import files
+from minitok.data.questions import Questions
 from minitok.house import Options
 from minitok.house._answers import TRAINED, answer_loss, in_parts, packed
+from minitok.stages.reading import CAPTION
+from minitok.stages.seeing import Seen, draw, look, one_by_one, read
 from minitok.train import Plan, fit
 from minitok.vlm import VLM
 
 PLAN = Plan(steps=1200, lr=1e-3, warmup=100, weight_decay=0.01, ema=0.99, save_every=10_000)
-BATCH, SCENES = 128, 40_000
+# How many pictures a step reads, and how many a bank holds.
+BATCH = {"scenes": 128, "crops": 64, "clips": 48}
+SCENES = {"scenes": 40_000, "crops": 16_000, "clips": 12_000}
+Budgets = Callable[[], Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Bank:
-    """What is the same for all projectors: features of many scenes, their questions in one row, and the answers."""
+    """What is the same for all projectors: pictures with their features and questions, and the answers in one row.
 
-    features: Float[Tensor, "n 256 c"]
+    `where` as in `seeing.Drawn`. Index it like a tensor for some of its pictures.
+    """
+
+    features: Float[Tensor, "n patches c"]
+    images: Float[Tensor, "n *p 3 H W"]
+    where: Int[Tensor, "n patches"]
     asked: Questions
     words: Int[Tensor, "n t"]
-    slots: Int[Tensor, " t"]
     targets: Int[Tensor, "n t"]
+    slots: Int[Tensor, " t"]
+    of: str = "scenes"
+
+    def __getitem__(self, rows: Tensor) -> "Bank":
+        some = {name: getattr(self, name)[rows] for name in ("images", "where", "asked", "words", "targets")}
+        return replace(self, features=self.features[rows].float(), **some | {"images": self.images[rows].float()})
 
 
-def bank(host: VLM, count: int, seed: int = TRAINED, size: int = 500) -> Bank:
-    """Questions, and features in half precision, of `count` scenes that nothing is measured on."""
-    device, features, asked = next(host.parameters()).device, [], []
+More = Callable[[nn.Module, VLM, Bank], Tensor]
+
+
+def bank(host: VLM, count: int, of: str = "scenes", seed: int = TRAINED) -> Bank:
+    """Questions, pictures and their features, in half precision, of what nothing is measured on."""
+    device, held, size = next(host.parameters()).device, [], 500 if of == "scenes" else 100
     for start in range(0, count, size):
-        drawn = scenes.render(min(size, count - start), seed=seed + start, device=device)
-        features.append(in_parts(host.see, drawn.images).half())
-        asked.append(ask(drawn, SLOTS, seed=seed + start))
+        drawn = draw(of, min(size, count - start), seed + start, device)
+        features = in_parts(lambda part: look(host, part), drawn.pictures, size=50)
+        held.append((features.half(), drawn.pictures.half(), drawn.where.to(torch.int8), drawn.asked))
+    features, pictures, where, asked = zip(*held, strict=True)
     joined = Questions(*(torch.cat([getattr(part, name) for part in asked]) for name in vars(asked[0])))
-    return Bank(torch.cat(features), joined, *packed(joined))
+    words, slots, targets = packed(joined, captions=of != "crops")
+    return Bank(torch.cat(features), torch.cat(pictures), torch.cat(where), joined, words, targets, slots, of)
+
+
+def together(method: nn.Module, host: VLM, some: Bank, k: int) -> Tensor:
+    """The loss of all answers where a picture's tokens are the same for all of its questions."""
+    hidden = read(method, Seen(host, some.features, some.images), some.words, k, slots=some.slots)
+    return answer_loss(host.head(hidden), some.asked, some.slots, some.targets)
+
+
+def apart(method: nn.Module, host: VLM, some: Bank, k: int) -> Tensor:
+    """The same where the tokens depend on the question: each in a row of its own, captions left out."""
+    rows, slots = ((some.asked.kind >= 0) & (some.asked.kind != CAPTION)).nonzero(as_tuple=True)
+    one = some.asked[rows, slots]
+    words, targets = torch.cat([one.words, one.answer[:, :1]], 1), one.answer[:, :2]
+    asked = F.pad(one.words > 0, (0, 1))
+    hidden = read(method, Seen(host, some.features, some.images)[rows], words, k, asked=asked)[:, -2:]
+    row = replace(one, **{name: value[:, None] for name, value in vars(one).items()})
+    return answer_loss(host.head(hidden), row, slots.new_zeros(2), targets)
 
 
 def train(
     projector: nn.Module,
     host: VLM,
     held: Bank,
-    budgets: Callable[[], Sequence[int]],
+    budgets: Budgets,
     options: Options,
-    folder: pathlib.Path | None = None,
+    more: More | None = None,
 ) -> nn.Module:
     """Trains a projector so that the frozen language model answers rightly; returns it in eval mode.
 
     `budgets()` says with how many tokens a step is made: one number, a random one, or several whose losses are
-    averaged. Every projector sees the same rows in the same order.
+    averaged. `more(projector, host, bank)` is a loss of the method's own on the same pictures, added. Every projector
+    sees the same pictures in the same order.
     """
     host.requires_grad_(False)
+    answers = apart if one_by_one(projector) else together
 
     def loss(model: nn.Module, step: int) -> Tensor:
-        rows = torch.randint(len(held.words), (BATCH,)).to(held.words.device)
-        x, words, targets, asked = held.features[rows].float(), held.words[rows], held.targets[rows], held.asked[rows]
-        losses = []
-        for k in budgets():
-            logits = host.head(host.read(model(x, k), words, slots=held.slots))
-            losses.append(answer_loss(logits, asked, held.slots, targets))
-        return torch.stack(losses).mean()
+        some = held[torch.randint(len(held.words), (BATCH[held.of],)).to(held.words.device)]
+        value = torch.stack([answers(model, host, some, k) for k in budgets()]).mean()
+        return value if more is None else value + more(model, host, some)
 
-    return fit(projector, loss, options.apply(PLAN), folder, **options.where())
+    return fit(projector, loss, options.apply(PLAN), **options.where())
 
 
-def quickly(host: VLM) -> VLM:
-    """On a GPU the language model's blocks are compiled, once for each number of tokens."""
-    if next(host.parameters()).is_cuda:
-        for block in host.lm.blocks:
-            block.compile(dynamic=False)
-    return host
+def trained_on(host: VLM, of: str, options: Options) -> Bank:
+    """The bank that the chapter's projectors are trained on, or a small one for a rehearsal."""
+    steps = options.apply(PLAN).steps
+    return bank(host, min(SCENES[of], steps * BATCH[of]), of)
+
+
+def shipped(projector: nn.Module, path: pathlib.Path) -> None:
+    """Writes a projector's weights in half precision, whole or not at all."""
+    state = {key: value.half().contiguous() for key, value in projector.state_dict().items()}
+    with files.writing(path) as target:
+        save_file(state, target)

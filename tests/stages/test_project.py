@@ -8,21 +8,23 @@ from torch import nn
 from torch.testing import assert_close
 
 from minitok import house, metrics, stages
-from minitok.data.questions import KINDS, SLOTS
+from minitok.data import scenes
+from minitok.data.questions import KINDS, SLOTS, ask
 from minitok.data.wordings import LIGHT, WORDS
 from minitok.house import Options
 from minitok.house._answers import answer_loss, captions_right, likeliest, mumbled, packed, right_by_kind, shown
 from minitok.project import LLaVA
-from minitok.stages import fitting, project, projectors
+from minitok.stages import fitting, project, projectors, seeing
+from minitok.stages.trials import Trial
 from minitok.train import Plan
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _host():
     torch.manual_seed(0)
-    host = house.recipe("vlm").build().eval().requires_grad_(False)
+    hosts = {name: house.recipe(name).build().eval().requires_grad_(False) for name in ("vlm", "vlm_many")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(house, "load", lambda name: host)
+        patch.setattr(house, "load", hosts.__getitem__)
         yield
 
 
@@ -89,13 +91,31 @@ def test_squares_share_out_the_grid_or_are_refused(k):
         projectors.squares(torch.zeros(1, 16, 1), k)
 
 
-def test_a_projector_is_trained_and_the_host_is_not(monkeypatch):
-    monkeypatch.setattr(fitting, "BATCH", 2)
+@pytest.fixture
+def _small(monkeypatch):
+    monkeypatch.setattr(fitting, "BATCH", dict.fromkeys(fitting.BATCH, 2))
+    monkeypatch.setattr(project, "PICTURES", dict.fromkeys(project.PICTURES, 2))
     monkeypatch.setattr(fitting, "PLAN", Plan(steps=3, warmup=1, lr=1e-2, ema=0.0))
+
+
+class Asking(nn.Module):
+    """A projector that is given all signals; its tokens are those of `Pooling`."""
+
+    def __init__(self, k: int = 4) -> None:
+        super().__init__()
+        self.pooling, self.given = projectors.Pooling(k), {}
+
+    def forward(self, x, k=None, *, text, asked, levels, cls, images):
+        self.given = {"text": text, "asked": asked, "levels": levels, "cls": cls, "images": images}
+        return self.pooling(x, k)
+
+
+@pytest.mark.usefixtures("_small")
+def test_a_projector_is_trained_and_the_host_is_not():
     host = house.load("vlm")
     before = {key: value.clone() for key, value in host.state_dict().items()}
-    held, asked = fitting.bank(host, 3, size=2), []
-    first = project.pictures.render(2, seed=fitting.TRAINED)
+    held, asked = fitting.bank(host, 3), []
+    first = scenes.render(2, seed=fitting.TRAINED)
     assert_close(held.features[:2].float(), host.see(first.images), atol=2e-2, rtol=0)
     projector = projectors.Pooling(4)
     start = [p.clone() for p in projector.parameters()]
@@ -110,25 +130,127 @@ def test_a_projector_is_trained_and_the_host_is_not(monkeypatch):
     assert all(torch.equal(before[key], value) for key, value in host.state_dict().items())
 
 
+@pytest.mark.usefixtures("_small")
+def test_a_loss_of_the_methods_own_is_added_on_the_same_pictures():
+    host, projector, met = house.load("vlm"), projectors.Pooling(4).requires_grad_(False), []
+    held, apart = fitting.bank(host, 3), nn.Parameter(torch.zeros(()))
+    projector.register_parameter("apart", apart)
+
+    def more(method, given, some):
+        met.append((method is projector, given is host, some.where.shape, some.features.dtype))
+        return (method.apart - 1) ** 2
+
+    fitting.train(projector, host, held, lambda: [4], Options(device="cpu", progress=False), more)
+    assert met == [(True, True, (2, 256), torch.float32)] * 3
+    assert bool(projector.apart > 0)
+
+
+@pytest.mark.parametrize(("of", "pictures"), [("scenes", 1), ("crops", 5), ("clips", 8)])
+def test_each_kind_of_picture_has_its_host_its_questions_and_its_patches(of, pictures):
+    made = project.stage(2, of)
+    assert made.features.shape == (2, 256 * pictures, 192)
+    drawn = seeing.draw(of, 2, 2 * 10**6)
+    assert torch.equal(drawn.pictures, made.pictures)
+    asked = Asking(1)
+    tokens = made.measure(lambda x: asked.pooling(x[:, :256])).tokens
+    assert (tokens, made.full.tokens) == (1, 256 if of == "scenes" else 64 * pictures)
+    kinds = {KINDS[i] for i in made.full.kinds.tolist()}
+    assert ("motion" in kinds) == (of == "clips")
+    assert "caption" not in kinds
+    # the object in the middle of a patch is the one whose mask is there
+    masks = drawn.made.masks if of != "crops" else None
+    if masks is not None:
+        flat = masks.flatten(0, -4)
+        for patch in (0, 100, 130, 255):
+            seen = flat[0, :, 4 * (patch // 16) + 2, 4 * (patch % 16) + 2].nonzero()[:, 0].tolist()
+            assert drawn.where[0, patch] == (seen[0] if seen else -1)
+
+
+def test_another_kind_of_picture_is_refused():
+    with pytest.raises(ValueError, match="of='films' came, expected one of scenes, crops, clips"):
+        project.stage(1, "films")
+
+
+def test_a_method_is_given_what_its_arguments_name(stage):
+    method = Asking()
+    row = stage.measure(method, 4)
+    given, one = method.given, int(stage.which.sum())
+    assert given["levels"].shape[1:] == (6, 256, 192)
+    assert len(given["text"]) in (1, one)
+    assert_close(stage.host.vit.body.norm(stage.seen.levels[:, -1]), stage.features)
+    assert_close(stage.seen.cls, stage.host.vit.tokens(stage.pictures)[:, 0])
+    # questions met one by one are answered as when they are met together
+    assert_close(stage.logits(method, 4), stage.logits(method.pooling, 4), atol=1e-4, rtol=1e-4)
+    assert row.own < 0.05
+
+
+def test_words_of_the_question_are_told_from_what_fills_it(stage):
+    method = Asking()
+    stage.logits(method, 4)
+    words = stage.asked.words[stage.which]
+    assert torch.equal(method.given["asked"], words > 0)
+    assert_close(method.given["text"], stage.host.word(words))
+
+
+@pytest.mark.usefixtures("_small")
+def test_training_shows_a_method_the_question_and_not_the_answer():
+    host, method = house.load("vlm"), Asking()
+    held = fitting.bank(host, 2)[torch.arange(2)]
+    blind, once = fitting.together(method.pooling, host, held, 4), fitting.apart(method, host, held, 4)
+    given = method.given["asked"]
+    assert not given[:, -1].any()
+    assert given[:, -2].all()
+    # the same answers but for the captions, which have no row of their own
+    held.asked.kind[:, -1] = -1
+    held.targets[:, held.slots == 7] = -100
+    assert_close(once, fitting.together(method.pooling, host, held, 4), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(once, blind)
+
+
+class Inside(nn.Module):
+    """Reads for itself, with a shift after the first layer of the language model."""
+
+    def read(self, host, x, words, k=None, *, slots=None):
+        return host.read(host.project(x), words, slots=slots, after_layer=lambda i, h: h + 1 if i == 0 else h)
+
+
+def test_a_method_may_read_for_itself(stage):
+    assert stage.measure(Inside()).moved > 0
+    assert stage.measure(Inside()).tokens == 256
+
+
+@pytest.mark.usefixtures("_small")
 def test_the_league_keeps_each_projector_with_its_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "BATCH", 2)
-    monkeypatch.setattr(project, "METHODS", {"pooling": ((4, 1), projectors.Pooling)})
+    monkeypatch.setattr(project, "TRIALS", {"pooling": Trial(projectors.Pooling, (4, 1))})
     options = Options(steps=1, device="cpu", progress=False)
-    rows = project.measure(tmp_path, options, scenes=2)
-    assert [(row["method"], row["tokens"]) for row in rows] == [("vlm itself", 256), ("pooling", 4), ("pooling", 1)]
+    rows = project.measure(tmp_path, options)
+    named = [(row["pictures"], row["method"], row["tokens"]) for row in rows]
+    assert named == [("scenes", "the host itself", 256), ("scenes", "pooling", 4), ("scenes", "pooling", 1)]
     assert {*project.SCORES, "method", "tokens"} - set(KINDS) <= rows[1].keys()
     loaded = project.trained("pooling", 4, tmp_path / "projectors")
     assert not loaded.training
     again = project.stage(2).measure(loaded, 4)
     assert again.even == pytest.approx(rows[1]["all kinds"])
     monkeypatch.setattr(fitting, "train", None)  # nothing is left to train
-    assert project.measure(tmp_path, options, scenes=2) == rows
+    assert project.measure(tmp_path, options) == rows
     assert stages.project is project
     json.dumps(rows)
 
 
+def test_an_elastic_module_serves_all_its_budgets(monkeypatch):
+    trial = Trial(projectors.Pooling, (16, 1), elastic=lambda: (1, 16))
+    monkeypatch.setattr(project, "TRIALS", {"one": trial, "two": Trial(projectors.Pooling, (16, 1))})
+    assert project.pieces() == [("one", 16), ("two", 1), ("two", 16)]
+    assert (list(trial.drawn(1)()), list(Trial(projectors.Pooling, (4,)).drawn(4)())) == ([1, 16], [4])
+
+
+def test_a_projector_that_nobody_trained_is_refused():
+    with pytest.raises(ValueError, match="no projector 'pooling' was trained for k=2"):
+        project.trained("pooling", 2)
+
+
 def test_a_packed_row_teaches_each_answer_at_its_place():
-    asked = project.ask(project.pictures.render(5, seed=1), SLOTS, seed=1)
+    asked = ask(scenes.render(5, seed=1), SLOTS, seed=1)
     words, slots, targets = packed(asked)
     assert words.shape == targets.shape == (5, len(slots))
     assert len(slots) % 64 == 0
@@ -144,7 +266,7 @@ def test_a_packed_row_teaches_each_answer_at_its_place():
 
 
 def test_an_answer_weighs_by_its_kind_not_by_its_length():
-    asked = project.ask(project.pictures.render(4, seed=2), SLOTS, seed=2)
+    asked = ask(scenes.render(4, seed=2), SLOTS, seed=2)
     _, slots, targets = packed(asked)
     logits = torch.zeros(*targets.shape, 100)
     # a model that is sure of the captions and of nothing else
@@ -158,7 +280,7 @@ def test_an_answer_weighs_by_its_kind_not_by_its_length():
 
 
 def test_patches_are_labelled_by_what_stands_at_their_middle():
-    drawn = project.pictures.render(3, seed=4)
+    drawn = scenes.render(3, seed=4)
     labels = shown(drawn.masks, drawn.shape, drawn.colour, drawn.glyph)
     for row in range(3):
         for patch in range(0, 256, 5):
@@ -176,7 +298,7 @@ def test_patches_are_labelled_by_what_stands_at_their_middle():
 
 
 def test_figures_by_kind_and_captions():
-    asked = project.ask(project.pictures.render(30, seed=5), SLOTS, seed=5)
+    asked = ask(scenes.render(30, seed=5), SLOTS, seed=5)
     logits = nn.functional.one_hot(asked.answer[..., 0], 100).float()
     assert set(right_by_kind(logits, asked).values()) == {100.0}
     assert right_by_kind(logits.roll(1, -1), asked)["colour"] == 0
@@ -192,7 +314,7 @@ def test_figures_by_kind_and_captions():
 
 
 def test_mumbled_questions_lose_light_words_alone():
-    asked = project.ask(project.pictures.render(200, seed=7), SLOTS, seed=7)
+    asked = ask(scenes.render(200, seed=7), SLOTS, seed=7)
     heard = mumbled(asked, 0.3)
     lost = (heard.words != asked.words) & (heard.words == 0)
     assert torch.equal(heard.words.where(~lost, asked.words), asked.words)
