@@ -5,5 +5,8 @@ language model. `from minitok.project import LLaVA`.
 """
 
 from minitok.project.llava import LLaVA
+from minitok.project.m3 import M3
+from minitok.project.mqt import MQT
+from minitok.project.tokenflex import TokenFLEX
 
-__all__ = ["LLaVA"]
+__all__ = ["M3", "MQT", "LLaVA", "TokenFLEX"]
