@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minitok.project import LLaVA
+from minitok.project.tokenflex import shrunk
 
 
 def squares(x: Float[Tensor, "b n c"], k: int) -> Float[Tensor, "b {k} m c"]:
@@ -64,3 +65,14 @@ class Resampler(nn.Module):
             for part in (q, self.key(x + self.place), self.value(x))
         )
         return self.mlp(F.scaled_dot_product_attention(q, key, value).transpose(1, 2).flatten(2))
+
+
+class Ungated(nn.Module):
+    """TokenFLEX's squares with LLaVA's two layers in place of its gated one, as wide as makes the weights equal."""
+
+    def __init__(self, c: int = 192, d: int = 192, hidden: int = 864) -> None:
+        super().__init__()
+        self.norm, self.inner, self.outer = nn.LayerNorm(c), nn.Linear(c, hidden), nn.Linear(hidden, d)
+
+    def forward(self, x: Float[Tensor, "b n c"], k: int) -> Float[Tensor, "b k d"]:
+        return self.outer(F.gelu(self.inner(self.norm(shrunk(x, k)))))

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
-from minitok.project import LLaVA
+from minitok.project import M3, MQT, LLaVA, TokenFLEX, m3, mqt, tokenflex
 from minitok.stages.fitting import Budgets, More
-from minitok.stages.projectors import Pooling, Resampler, Shuffle
+from minitok.stages.projectors import Pooling, Resampler, Shuffle, Ungated
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,33 @@ class Trial:
         return max(self.budgets) if self.elastic else k
 
 
+def lots(draw: Callable[[torch.Generator], int]) -> Budgets:
+    """One number of tokens a step, drawn by lots of their own: the pictures stay the same for all methods."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda: (draw(generator),)
+
+
+def only(k: int) -> Budgets:
+    """The same number of tokens in every step, for a module that is then asked for others."""
+    return lambda: (k,)
+
+
 TRIALS: dict[str, Trial] = {
     "llava": Trial(lambda k: LLaVA(), (256,)),
     "llava, one layer": Trial(lambda k: LLaVA(depth=1), (256,)),
     "pooling": Trial(Pooling, (64, 16, 4, 1)),
     "pixel shuffle": Trial(Shuffle, (64, 16)),
     "resampler": Trial(Resampler, (256, 64, 16, 4, 1)),
+    "mqt": Trial(lambda k: MQT(), (256, 64, 16, 4, 1), elastic=lots(mqt.draw)),
+    "mqt, featured": Trial(lambda k: MQT(featured=True), (256, 64, 16, 4, 1), elastic=lots(mqt.draw)),
+    "mqt, only 256": Trial(lambda k: MQT(), (256, 64, 16, 4), elastic=only(256)),
+    "mqt, fixed": Trial(lambda k: MQT(), (64, 16, 4)),
+    "m3": Trial(lambda k: M3(), m3.scales(256), elastic=lambda: m3.scales(256)),
+    "m3, drawn": Trial(lambda k: M3(), m3.scales(256), elastic=lots(lambda g: tokenflex.draw(g, m3.scales(256)))),
+    "m3, fixed": Trial(lambda k: M3(), m3.scales(256)[1:]),
+    "tokenflex": Trial(lambda k: TokenFLEX(), (64, 49, 36, 25, 16), elastic=lots(tokenflex.draw)),
+    "tokenflex, ungated": Trial(lambda k: Ungated(), tokenflex.BUDGETS, elastic=lots(tokenflex.draw)),
+    "tokenflex, only 64": Trial(lambda k: TokenFLEX(), (64, 36, 16), elastic=only(64)),
+    "tokenflex, only 36": Trial(lambda k: TokenFLEX(), (64, 36, 16), elastic=only(36)),
+    "tokenflex, only 16": Trial(lambda k: TokenFLEX(), (64, 36, 16), elastic=only(16)),
 }

@@ -13,9 +13,9 @@ from minitok.data.questions import KINDS, SLOTS, ask
 from minitok.data.wordings import LIGHT, WORDS
 from minitok.house import Options
 from minitok.house._answers import answer_loss, captions_right, likeliest, mumbled, packed, right_by_kind, shown
-from minitok.project import LLaVA
+from minitok.project import LLaVA, TokenFLEX
 from minitok.stages import fitting, project, projectors, seeing
-from minitok.stages.trials import Trial
+from minitok.stages.trials import Trial, lots, only
 from minitok.train import Plan
 
 
@@ -324,3 +324,30 @@ def test_mumbled_questions_lose_light_words_alone():
     light = torch.tensor([word in LIGHT for word in WORDS])[asked.words]
     assert float(lost.sum() / light.sum()) == pytest.approx(0.3, abs=0.02)
     assert torch.equal(heard.answer, asked.answer)
+
+
+def test_lots_are_drawn_anew_for_each_step_and_leave_the_pictures_alone():
+    before = torch.get_rng_state()
+    budgets = lots(lambda generator: int(torch.randint(1000, (), generator=generator)))
+    drawn = [budgets() for _ in range(9)]
+    assert len({*drawn}) > 5
+    assert all(len(one) == 1 for one in drawn)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [*only(7)(), *only(7)()] == [7, 7]
+
+
+def test_elastic_trials_are_asked_for_what_they_promise():
+    x = torch.randn(1, 256, 192)
+    for name, trial in project.TRIALS.items():
+        if trial.elastic and name.split(", ")[0] in ("mqt", "m3", "tokenflex"):
+            made = trial.build(max(trial.budgets))
+            assert {made(x, k).shape[1] for k in trial.budgets} == {*trial.budgets}, name
+            assert all(made(x, k).shape == (1, k, 192) for k in trial.elastic()), name
+
+
+def test_the_ungated_control_is_a_plain_layer_as_large_as_the_gated_one():
+    control, x = projectors.Ungated(6, 5, hidden=9).requires_grad_(False), torch.randn(2, 16, 6)
+    normed = nn.functional.layer_norm(x[:, [8, 9, 12, 13]].mean(1), (6,))
+    assert_close(control(x, 4)[:, 2], control.outer(nn.functional.gelu(control.inner(normed))))
+    sizes = [metrics.parameters(made) for made in (projectors.Ungated(), TokenFLEX())]
+    assert abs(sizes[0] / sizes[1] - 1) < 0.002
