@@ -5,8 +5,9 @@ language model. `from minitok.project import LLaVA`.
 """
 
 from minitok.project.llava import LLaVA
+from minitok.project.llava_mini import LLaVAMini
 from minitok.project.m3 import M3
 from minitok.project.mqt import MQT
 from minitok.project.tokenflex import TokenFLEX
 
-__all__ = ["M3", "MQT", "LLaVA", "TokenFLEX"]
+__all__ = ["M3", "MQT", "LLaVA", "LLaVAMini", "TokenFLEX"]
