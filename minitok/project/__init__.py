@@ -9,5 +9,6 @@ from minitok.project.llava_mini import LLaVAMini
 from minitok.project.m3 import M3
 from minitok.project.mqt import MQT
 from minitok.project.tokenflex import TokenFLEX
+from minitok.project.vision_remember import VisionRemember
 
-__all__ = ["M3", "MQT", "LLaVA", "LLaVAMini", "TokenFLEX"]
+__all__ = ["M3", "MQT", "LLaVA", "LLaVAMini", "TokenFLEX", "VisionRemember"]
