@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from minitok.project import M3, MQT, LLaVA, TokenFLEX, m3, mqt, tokenflex
+from minitok.project import M3, MQT, LLaVA, LLaVAMini, TokenFLEX, VisionRemember, m3, mqt, tokenflex
 from minitok.stages.fitting import Budgets, More
+from minitok.stages.inside import InFront, Unfused, WidePooling
 from minitok.stages.projectors import Pooling, Resampler, Shuffle, Ungated
 
 
@@ -63,4 +64,11 @@ TRIALS: dict[str, Trial] = {
     "tokenflex, only 64": Trial(lambda k: TokenFLEX(), (64, 36, 16), elastic=only(64)),
     "tokenflex, only 36": Trial(lambda k: TokenFLEX(), (64, 36, 16), elastic=only(36)),
     "tokenflex, only 16": Trial(lambda k: TokenFLEX(), (64, 36, 16), elastic=only(16)),
+    "llava_mini": Trial(LLaVAMini, (4, 1)),
+    "llava_mini, unfused": Trial(Unfused, (4, 1)),
+    "vision_remember": Trial(VisionRemember, (16, 4)),
+    "vision_remember, all see all": Trial(lambda k: VisionRemember(k, seen=1), (16,)),
+    "vision_remember, last level": Trial(lambda k: VisionRemember(k, levels=(5, 5, 5)), (16,)),
+    "vision_remember, in front": Trial(InFront, (16,)),
+    "pooling, wide": Trial(WidePooling, (16,)),
 }
