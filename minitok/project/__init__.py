@@ -4,11 +4,13 @@ A projector is an `nn.Module`, `(x: b n c, k) -> b k d`: features of an encoder'
 language model. `from minitok.project import LLaVA`.
 """
 
+from minitok.project.crosslmm import CrossLMM
 from minitok.project.llava import LLaVA
 from minitok.project.llava_mini import LLaVAMini
 from minitok.project.m3 import M3
 from minitok.project.mqt import MQT
+from minitok.project.pvc import PVC
 from minitok.project.tokenflex import TokenFLEX
 from minitok.project.vision_remember import VisionRemember
 
-__all__ = ["M3", "MQT", "LLaVA", "LLaVAMini", "TokenFLEX", "VisionRemember"]
+__all__ = ["M3", "MQT", "PVC", "CrossLMM", "LLaVA", "LLaVAMini", "TokenFLEX", "VisionRemember"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from minitok.project import M3, MQT, LLaVA, LLaVAMini, TokenFLEX, VisionRemember, m3, mqt, tokenflex
+from minitok.project import M3, MQT, PVC, CrossLMM, LLaVA, LLaVAMini, TokenFLEX, VisionRemember, m3, mqt, tokenflex
 from minitok.stages.fitting import Budgets, More
 from minitok.stages.inside import InFront, Unfused, WidePooling
 from minitok.stages.projectors import Pooling, Resampler, Shuffle, Ungated
@@ -71,4 +71,13 @@ TRIALS: dict[str, Trial] = {
     "vision_remember, last level": Trial(lambda k: VisionRemember(k, levels=(5, 5, 5)), (16,)),
     "vision_remember, in front": Trial(InFront, (16,)),
     "pooling, wide": Trial(WidePooling, (16,)),
+    "crosslmm": Trial(lambda k: CrossLMM(), (32, 8), of="clips"),
+    # Of equal weight: one kind of look at four layers in place of two kinds at two, or a wider MLP in place of looks.
+    "crosslmm, v2v": Trial(lambda k: CrossLMM(v2v=(1, 2, 3, 4), t2v=()), (8,), of="clips"),
+    "crosslmm, t2v": Trial(lambda k: CrossLMM(v2v=(), t2v=(1, 2, 3, 4)), (8,), of="clips"),
+    "crosslmm, pooled": Trial(lambda k: CrossLMM(v2v=(), t2v=(), hidden=1152), (32, 8), of="clips"),
+    "pvc": Trial(lambda k: PVC(k // 4), (16, 4)),
+    "pvc, no clock": Trial(lambda k: PVC(k // 4, timed=False), (16,)),
+    "pvc, at once": Trial(lambda k: PVC(k, repeats=1), (16, 4)),
+    "pvc, any time": Trial(lambda k: PVC(), (16, 12, 8, 4), elastic=lots(lambda g: tokenflex.draw(g, (16, 12, 8, 4)))),
 }

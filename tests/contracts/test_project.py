@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from minitok import papers, project
+from minitok import house, papers, project
+from minitok.stages import seeing
 
 METHODS = [row.slug for row in papers.rows("project") if papers.places(row.slug)["module"].exists()]
-NESTED = {"mqt"}
+NESTED = {"mqt", "pvc"}
 
 
 def test_the_registry_finds_methods():
@@ -82,9 +83,18 @@ def test_bfloat16_agrees_within_its_rounding(projector, x):
 
 
 def test_gradients_reach_the_features_and_all_parameters(projector, x):
+    """Those that act inside the language model are read by one; gates that begin at zero are opened first."""
     projector.requires_grad_(True)
     x.requires_grad_(True)
-    (projector(x, budgets(projector)[0]) * torch.randn(192)).sum().backward()
+    for parameter in projector.parameters():
+        if not parameter.any():
+            parameter.data.normal_(std=0.02)
+    k = budgets(projector)[0]
+    (projector(x, k) * torch.randn(192)).sum().backward()
+    if hasattr(projector, "read"):
+        host = house.recipe("vlm").build().requires_grad_(False)
+        read = seeing.read(projector, seeing.Seen(host, x, torch.rand(3, 3, 64, 64)), torch.ones(3, 4).long(), k)
+        (read * torch.randn(192)).sum().backward()
     for tensor in (x, *projector.parameters()):
         assert tensor.grad is not None
         assert bool(tensor.grad.isfinite().all())
