@@ -76,18 +76,26 @@ class Compressor(nn.Module):
 class LLaVAMini(nn.Module):
     """k compressed tokens and fused words: what stands before the language model.
 
-    `depth` is the paper's N_f, k its C * C. Raises `ValueError` for a k that is no square.
+    `depth` is the paper's N_f, k its C * C; `kv_heads` and `hidden` (default: `heads` and d) make the blocks smaller.
+    Raises `ValueError` for a k that is no square.
     """
 
     def __init__(
-        self, k: int = 1, c: int = 192, d: int = 192, depth: int = 1, heads: int = 3, hidden: int | None = None
+        self,
+        k: int = 1,
+        c: int = 192,
+        d: int = 192,
+        depth: int = 1,
+        heads: int = 3,
+        kv_heads: int | None = None,
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
         if k < 1 or math.isqrt(k) ** 2 != k:
             raise ValueError(f"k={k} came, expected a square: the queries are C x C")
         self.budgets, self.d = (k,), d
         self.compressor, self.mlp = Compressor(math.isqrt(k), c, heads), llava.LLaVA(c, d)
-        self.blocks = Transformer(Shape(d, depth, heads, hidden=hidden or d)).blocks
+        self.blocks = Transformer(Shape(d, depth, heads, kv_heads, hidden or d)).blocks
 
     def fuse(
         self, x: Float[Tensor, "b n c"], text: Float[Tensor, "b t d"], asked: Bool[Tensor, "b t"]

@@ -65,6 +65,7 @@ TRIALS: dict[str, Trial] = {
     "tokenflex, only 36": Trial(lambda k: TokenFLEX(), (64, 36, 16), elastic=only(36)),
     "tokenflex, only 16": Trial(lambda k: TokenFLEX(), (64, 36, 16), elastic=only(16)),
     "llava_mini": Trial(LLaVAMini, (4, 1)),
+    "llava_mini, two blocks": Trial(lambda k: LLaVAMini(k, depth=2, kv_heads=1, hidden=64), (1,)),
     "llava_mini, unfused": Trial(Unfused, (4, 1)),
     "vision_remember": Trial(VisionRemember, (16, 4)),
     "vision_remember, all see all": Trial(lambda k: VisionRemember(k, seen=1), (16,)),

@@ -140,8 +140,9 @@ def test_it_begins_with_words_that_are_nearly_their_own():
     method, text = LLaVAMini().requires_grad_(False), torch.randn(1, 6, 192) * 0.1
     fused = method.fuse(torch.randn(1, 256, 192), text, torch.ones(1, 6).bool())[1]
     assert 0 < float((fused - text).norm() / text.norm()) < 0.5
-    assert len(LLaVAMini(depth=3).blocks) == 3
     assert method.blocks[0].mlp.gate.out_features == 192
+    small = LLaVAMini(depth=2, kv_heads=1, hidden=64)
+    assert [(block.attention.key.out_features, block.mlp.gate.out_features) for block in small.blocks] == [(64, 64)] * 2
 
 
 @pytest.mark.usefixtures("unchecked")
