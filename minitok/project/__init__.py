@@ -4,6 +4,7 @@ A projector is an `nn.Module`, `(x: b n c, k) -> b k d`: features of an encoder'
 language model. `from minitok.project import LLaVA`.
 """
 
+from minitok.project.bus import BUS
 from minitok.project.crosslmm import CrossLMM
 from minitok.project.llava import LLaVA
 from minitok.project.llava_mini import LLaVAMini
@@ -11,6 +12,7 @@ from minitok.project.m3 import M3
 from minitok.project.mqt import MQT
 from minitok.project.pvc import PVC
 from minitok.project.tokenflex import TokenFLEX
+from minitok.project.tokenpacker import TokenPacker
 from minitok.project.vision_remember import VisionRemember
 
-__all__ = ["M3", "MQT", "PVC", "CrossLMM", "LLaVA", "LLaVAMini", "TokenFLEX", "VisionRemember"]
+__all__ = ["BUS", "M3", "MQT", "PVC", "CrossLMM", "LLaVA", "LLaVAMini", "TokenFLEX", "TokenPacker", "VisionRemember"]

@@ -6,10 +6,26 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from minitok.project import M3, MQT, PVC, CrossLMM, LLaVA, LLaVAMini, TokenFLEX, VisionRemember, m3, mqt, tokenflex
+from minitok.project import (
+    BUS,
+    M3,
+    MQT,
+    PVC,
+    CrossLMM,
+    LLaVA,
+    LLaVAMini,
+    TokenFLEX,
+    TokenPacker,
+    VisionRemember,
+    m3,
+    mqt,
+    tokenflex,
+)
 from minitok.stages.fitting import Budgets, More
 from minitok.stages.inside import InFront, Unfused, WidePooling
+from minitok.stages.packing import Everywhere, Wide
 from minitok.stages.projectors import Pooling, Resampler, Shuffle, Ungated
+from minitok.stages.selecting import Attended, Lots, matching
 
 
 @dataclass(frozen=True)
@@ -81,4 +97,13 @@ TRIALS: dict[str, Trial] = {
     "pvc, no clock": Trial(lambda k: PVC(k // 4, timed=False), (16,)),
     "pvc, at once": Trial(lambda k: PVC(k, repeats=1), (16, 4)),
     "pvc, any time": Trial(lambda k: PVC(), (16, 12, 8, 4), elastic=lots(lambda g: tokenflex.draw(g, (16, 12, 8, 4)))),
+    "tokenpacker": Trial(lambda k: TokenPacker(), (64, 16)),
+    # As many weights: the last level four times, all patches for each query, a shuffle with a wider layer.
+    "tokenpacker, last level": Trial(lambda k: TokenPacker(layers=(5, 5, 5, 5)), (64, 16)),
+    "tokenpacker, everywhere": Trial(lambda k: Everywhere(), (16,)),
+    "pixel shuffle, wide": Trial(lambda k: Wide(k, 398), (64,)),
+    "bus": Trial(BUS, (16, 4), more=matching),
+    "bus, no matching": Trial(BUS, (16,)),
+    "bus, by lot": Trial(Lots, (16,)),
+    "bus, by CLS": Trial(Attended, (16,)),
 }

@@ -2,7 +2,7 @@
 
 A projector is the one `nn.Module` of its module whose name is in the chapter's `__all__`; it is built without
 arguments for 256 features of 192 channels, and `budgets` says which numbers of tokens it can give (all, for a module
-without).
+without). The signals that its `forward` asks for by name are given.
 """
 
 import importlib
@@ -17,6 +17,7 @@ from minitok.stages import seeing
 
 METHODS = [row.slug for row in papers.rows("project") if papers.places(row.slug)["module"].exists()]
 NESTED = {"mqt", "pvc"}
+LOCAL = {"tokenpacker"}
 
 
 def test_the_registry_finds_methods():
@@ -47,42 +48,74 @@ def x() -> torch.Tensor:
     return torch.randn(3, 256, 192, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_promised_number_of_tokens_comes(projector, x):
+@pytest.fixture
+def signals(projector) -> dict[str, torch.Tensor]:
+    shapes = {"text": (3, 7, 192), "levels": (3, 6, 256, 192), "cls": (3, 192), "images": (3, 3, 64, 64)}
+    made = {name: torch.randn(shape, generator=torch.Generator().manual_seed(2)) for name, shape in shapes.items()}
+    made["asked"] = torch.arange(7) > torch.tensor([[2], [0], [-1]])
+    return {name: made[name] for name in inspect.signature(projector.forward).parameters if name in made}
+
+
+def test_the_promised_number_of_tokens_comes(projector, x, signals):
     for k in budgets(projector):
-        assert projector(x, k).shape == (3, k, 192)
-    assert projector(x).shape[1] == max(budgets(projector))
+        assert projector(x, k, **signals).shape == (3, k, 192)
+    assert projector(x, **signals).shape[1] == max(budgets(projector))
 
 
-def test_another_budget_is_refused(projector, x):
+def test_another_budget_is_refused(projector, x, signals):
     wrong = max(budgets(projector)) + 1
     with pytest.raises(ValueError, match=f"k={wrong}"):
-        projector(x, wrong)
+        projector(x, wrong, **signals)
 
 
-def test_rows_of_a_batch_do_not_see_each_other(projector, x):
+def test_rows_of_a_batch_do_not_see_each_other(projector, x, signals):
     k = budgets(projector)[0]
-    other = torch.cat([x[:1], x[1:] + 1])
-    torch.testing.assert_close(projector(other, k)[0], projector(x, k)[0])
-    assert not torch.allclose(projector(other, k)[1], projector(x, k)[1])
+    mine = projector(x, k, **signals)
+    other = {name: torch.cat([value[:1], value[1:].flip(0)]) for name, value in {"x": x, **signals}.items()}
+    torch.testing.assert_close(projector(other.pop("x"), k, **other)[0], mine[0])
+    assert not torch.allclose(projector(torch.cat([x[:1], x[1:] + torch.randn(192)]), k, **signals)[1], mine[1])
 
 
-def test_a_nested_projector_begins_alike_for_every_budget(slug, projector, x):
+def test_a_nested_projector_begins_alike_for_every_budget(slug, projector, x, signals):
     if slug not in NESTED:
         pytest.skip("not a nested one")
-    whole = projector(x)
+    whole = projector(x, **signals)
     for k in budgets(projector):
-        torch.testing.assert_close(projector(x, k), whole[:, :k])
+        torch.testing.assert_close(projector(x, k, **signals), whole[:, :k])
 
 
-def test_bfloat16_agrees_within_its_rounding(projector, x):
+def test_a_region_local_one_does_not_see_outside_its_region(slug, projector, x, signals):
+    if slug not in LOCAL:
+        pytest.skip("not a region-local one")
+    for k in budgets(projector):
+        span = round((256 / k) ** 0.5)
+        region = torch.arange(256).view(16, 16)[:span, -span:].flatten()
+        levels = signals["levels"].clone()
+        levels[:, :, region] += torch.randn(192)
+        moved = (projector(x, k, levels=levels) - projector(x, k, **signals)).abs().amax(-1) > 1e-6
+        assert [row.nonzero().flatten().tolist() for row in moved] == [[16 // span - 1]] * 3
+
+
+def test_a_text_guided_one_changes_with_the_question_and_not_with_what_fills_it(projector, x, signals):
+    if "text" not in signals:
+        pytest.skip("not a text-guided one")
+    k, asked = budgets(projector)[0], signals["asked"][..., None]
+    for where, same in ((~asked, True), (asked, False)):
+        text = torch.where(where, torch.randn(192) * 3, signals["text"])
+        found = projector(x, k, **signals | {"text": text})
+        assert torch.allclose(found[:2], projector(x, k, **signals)[:2], atol=1e-5) == same
+
+
+def test_bfloat16_agrees_within_its_rounding(projector, x, signals):
     k = budgets(projector)[0]
-    exact = projector(x, k)
-    rounded = projector.bfloat16()(x.bfloat16(), k)
+    exact = projector(x, k, **signals)
+    signals = {name: value if name == "asked" else value.bfloat16() for name, value in signals.items()}
+    rounded = projector.bfloat16()(x.bfloat16(), k, **signals)
     assert rounded.dtype == torch.bfloat16
     assert float((rounded.float() - exact).abs().max()) < 0.05 * float(exact.abs().max())
 
 
-def test_gradients_reach_the_features_and_all_parameters(projector, x):
+def test_gradients_reach_the_features_and_all_parameters(projector, x, signals):
     """Those that act inside the language model are read by one; gates that begin at zero are opened first."""
     projector.requires_grad_(True)
     x.requires_grad_(True)
@@ -90,7 +123,7 @@ def test_gradients_reach_the_features_and_all_parameters(projector, x):
         if not parameter.any():
             parameter.data.normal_(std=0.02)
     k = budgets(projector)[0]
-    (projector(x, k) * torch.randn(192)).sum().backward()
+    (projector(x, k, **signals) * torch.randn(192)).sum().backward()
     if hasattr(projector, "read"):
         host = house.recipe("vlm").build().requires_grad_(False)
         read = seeing.read(projector, seeing.Seen(host, x, torch.rand(3, 3, 64, 64)), torch.ones(3, 4).long(), k)
