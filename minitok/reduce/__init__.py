@@ -2,6 +2,7 @@
 
 from minitok.reduce._common import Blended, Kept, Merged, Reduction, cost, even, highest, offered, once, resume, spread
 from minitok.reduce.divprune import divprune
+from minitok.reduce.fastv import fastv
 from minitok.reduce.fopru import fopru
 from minitok.reduce.pitome import falling, pitome
 from minitok.reduce.random_drop import random_drop
@@ -10,4 +11,4 @@ from minitok.reduce.tome import tome
 
 __all__ = ["Blended", "Kept", "Merged", "Reduction"]
 __all__ += ["cost", "even", "falling", "highest", "offered", "once", "resume", "spread"]
-__all__ += ["divprune", "fopru", "pitome", "random_drop", "token_transforming", "tome"]
+__all__ += ["divprune", "fastv", "fopru", "pitome", "random_drop", "token_transforming", "tome"]

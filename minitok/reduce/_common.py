@@ -81,45 +81,52 @@ def repeated(
     return Reduction.merge(assignment, k, precise(size))
 
 
-SIGNALS: dict[str, Callable[[Layer, int], Tensor]] = {
-    "keys": lambda layer, first: layer.keys[:, :, first:],
-    "attention": lambda layer, first: layer.attention[:, :, first:, first:],
-    "cls_attention": lambda layer, first: layer.attention[:, :, 0, first:],
-    "size": lambda layer, first: layer.size[:, first:],
+SIGNALS: dict[str, Callable[[Layer, int, int], Tensor]] = {
+    "keys": lambda layer, first, end: layer.keys[:, :, first:end],
+    "attention": lambda layer, first, end: layer.attention[:, :, first:end, first:end],
+    "cls_attention": lambda layer, first, end: layer.attention[:, :, 0, first:end],
+    "paid": lambda layer, first, end: layer.attention[:, :, first:, first:end],
+    "size": lambda layer, first, end: layer.size[:, first:end],
 }
 
 
-def offered(layer: Layer, first: int = 1, asked: Collection[str] = tuple(SIGNALS)) -> dict[str, Tensor]:
-    """What a layer can tell of its tokens from number `first` on, by the names under which methods ask for it.
+def offered(layer: Layer, first: int = 1, asked: Collection[str] = tuple(SIGNALS), after: int = 0) -> dict[str, Tensor]:
+    """What a layer can tell of its tokens but the `first` and the `after` last ones, by the names methods ask for.
 
     `keys` (b g n d); `attention` (b h n n), what each pays to each, without what went to the first tokens, so its rows
-    add up to less than 1; `cls_attention` (b h n), what token 0 pays to each; `size` (b n). Only what is `asked` for is
-    looked at: a layer writes its attention out when it must.
+    add up to less than 1; `cls_attention` (b h n), what token 0 pays to each; `paid` (b h m n), what each and then the
+    last ones pay to each; `size` (b n). Only what is `asked` for is looked at: a layer writes its attention out when
+    it must.
     """
-    return {name: look(layer, first) for name, look in SIGNALS.items() if name in asked}
+    end = layer.hidden.shape[1] - after
+    return {name: look(layer, first, end) for name, look in SIGNALS.items() if name in asked}
 
 
 def spread(
-    schedule: Mapping[int, int], method: Callable[..., Reduction], first: int = 1
+    schedule: Mapping[int, int], method: Callable[..., Reduction], first: int = 1, after: int = 0
 ) -> Callable[[Layer], Reduction | None]:
-    """An `on_layer` that leaves `schedule[i]` tokens after the attention of layer i, besides the `first` ones.
+    """An `on_layer` that leaves `schedule[i]` tokens after the attention of layer i, besides those that stay.
 
-    `method(x, k, ...)` gets of `offered` what it has parameters for; bind others with `functools.partial`. Layers that
-    are not in the schedule pass on what they have. Raises `ValueError` where more is asked for than is left.
+    The `first` ones stay, such as CLS, and the `after` last ones, such as the words after a picture. `method(x, k,
+    ...)` gets of `offered` what it has parameters for; bind others with `functools.partial`. Layers that are not in the
+    schedule pass on what they have. Raises `ValueError` where more is asked for than is left.
     """
     asked = inspect.signature(method).parameters
 
     def on_layer(layer: Layer) -> Reduction | None:
         if layer.index not in schedule:
             return None
-        return method(layer.hidden[:, first:], schedule[layer.index], **offered(layer, first, asked)).beside(first)
+        x = layer.hidden[:, first : layer.hidden.shape[1] - after]
+        return method(x, schedule[layer.index], **offered(layer, first, asked, after)).beside(first, after)
 
     return on_layer
 
 
-def once(layer: int, k: int, method: Callable[..., Reduction], first: int = 1) -> Callable[[Layer], Reduction | None]:
-    """An `on_layer` that leaves k tokens, besides the `first` ones, after the attention of one layer (0: the first)."""
-    return spread({layer: k}, method, first)
+def once(
+    layer: int, k: int, method: Callable[..., Reduction], first: int = 1, after: int = 0
+) -> Callable[[Layer], Reduction | None]:
+    """An `on_layer` that leaves k tokens, besides those that stay, after the attention of one layer (0: the first)."""
+    return spread({layer: k}, method, first, after)
 
 
 def resume(

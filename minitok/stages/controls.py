@@ -15,12 +15,15 @@ LOTS = [partial(random_drop, seed=seed) for seed in range(5)]
 
 
 def pooling(x: Float[Tensor, "b n c"], k: int) -> Reduction:
-    """The mean of each square of patches, whatever they show; for k = 1, 4, 16, 64 or 256 of 256 patches."""
+    """The mean of each square of patches, whatever they show; for a square number k of 256 patches.
+
+    Where 16 rows do not share out evenly, as for k = 81, some squares are a row or a column larger.
+    """
     root = math.isqrt(k)
-    if x.shape[1] != SIDE**2 or root * root != k or SIDE % root:
-        raise ValueError(f"k={k} of {x.shape[1]} tokens came, expected 1, 4, 16, 64 or 256 of {SIDE**2}")
-    place, side = torch.arange(SIDE**2, device=x.device), SIDE // root
-    square = place // SIDE // side * root + place % SIDE // side
+    if x.shape[1] != SIDE**2 or root * root != k or not 1 <= root <= SIDE:
+        raise ValueError(f"k={k} of {x.shape[1]} tokens came, expected a square number of {SIDE**2}")
+    place = torch.arange(SIDE**2, device=x.device)
+    square = place // SIDE * root // SIDE * root + place % SIDE * root // SIDE
     return Reduction.merge(square.expand(len(x), -1), k)
 
 

@@ -1,180 +1,120 @@
-"""The stage of chapter 6: a trained ViT, photographs, and one call that says what fewer tokens do to its answers.
+"""The stage of chapter 6: trained hosts, what they read, and one call that says what fewer tokens do to their answers.
 
-`stage(images=62).measure(tome, 16)` leaves 16 of 256 tokens after the attention of layer 3 and compares what the
-network then answers with what it answered with all tokens. Lessons, overview and league all call it, so their figures
-compare.
+`stage(images=62).measure(tome, 16)` leaves 16 of 256 tokens after the attention of a ViT's layer 3 and compares what
+the network then answers with what it answered with all tokens. `stage(scenes=24, host="vlm").measure(tome, 81)` asks
+a vision-language model about scenes: see `reduce_vlm`. Lessons, overview and league all call it: figures compare.
 """
 
-import functools
-import inspect
-import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 from tqdm import tqdm
 
-from minitok import house, metrics
-from minitok.data import clothing, photographs
+from minitok.data import clothing
 from minitok.house import Options
-from minitok.reduce import (
-    Reduction,
-    cost,
-    divprune,
-    even,
-    falling,
-    fopru,
-    offered,
-    pitome,
-    resume,
-    spread,
-    token_transforming,
-    tome,
-)
+from minitok.reduce import Reduction, divprune, falling, fastv, fopru, pitome, token_transforming, tome
+from minitok.stages import answers, reduce_rows, reduce_vit, reduce_vlm
 from minitok.stages._common import kept
-from minitok.stages.answers import Row, gap, mean, row, table
-from minitok.stages.controls import LOTS, SIDE, attended, pooling, radial, signals_of
-from minitok.vit import ViT
+from minitok.stages.answers import Row
+from minitok.stages.controls import LOTS, SIDE, attended, pooling, radial
+from minitok.stages.reduce_rows import gap, mean
+from minitok.stages.reduce_vit import LAYER, Stage
 
 Method = Callable[..., Reduction]
+COUNT = (128, 81, 32, 16, 8)
 
-__all__ = ["LOTS", "METHODS", "Row", "Stage", "attended", "gap", "pooling", "radial", "stage", "table"]
-TITLE = "256 tokens become fewer inside a trained ViT: which method keeps the answer?"
+__all__ = ["LOTS", "METHODS", "Row", "Stage", "attended", "gap", "mean", "pooling", "radial", "stage", "table"]
+TITLE = "256 tokens become fewer inside a trained network: which method keeps the answer?"
 HOW = (
-    "The house's vit on the 372 test photographs, not trained again, in float32. 'once': after the attention of layer "
-    "3 of 0 to 7. 'spread': every layer takes away as many tokens as any other. CLS always stays. Cost is that of the "
-    "layers for one photograph; 'own' is what a method itself computes. 'loyal' answers are as with all tokens; "
-    "'moved' is how far the answer went, as a Kullback-Leibler divergence. Random dropping is the mean of five draws. "
-    "Controls: pooling, the means of squares of patches; radial, the patches nearest the middle; attended, those that "
-    "CLS attends to most."
+    "Two hosts, not trained again, in float32. The house's vit on the 372 test photographs: 'once', after the "
+    "attention of layer 3 of 0 to 7; 'spread', every layer takes away as many tokens as any other; CLS always stays. "
+    "The house's vlm on 96 held-out scenes with some 560 questions: 'before', before the language model reads the "
+    "visual tokens; 'inside', after the attention of its layer 1 of 0 to 5; words always stay, and methods that ask "
+    "what the words say meet one question a row. Cost is that of the layers for one photograph, or of the language "
+    "model's for one question; 'own' is what a method itself computes. 'right' is the mean of nine kinds of question, "
+    "'count' and 'digit' are two of them; 'loyal' answers are as with all tokens; 'moved' is how far the answer went, "
+    "as a Kullback-Leibler divergence; 'object' is how much of the object asked for lies in kept patches. Random "
+    "dropping is the mean of five draws. Controls: pooling, the means of squares of patches; radial, the patches "
+    "nearest the middle; attended, those that CLS attends to most in that layer, or in the last of the vlm's ViT."
 )
-SCORES = {"right": "%", "loyal": "%", "moved": "bits", "cost": "billion FLOPs", "own": "billion FLOPs"}
-PLACED = {"pooling": (64, 16), "radial": (192, 128, 64, 32, 16, 8)}
-COUNTS, LAYER = {"once": (192, 128, 64, 32, 16, 8), "spread": (64, 16)}, 3
-
+SCORES = {
+    "right": "%", "loyal": "%", "moved": "bits", "cost": "billion FLOPs", "own": "billion FLOPs", "count": "%",
+    "digit": "%", "object": "%",
+}  # fmt: skip
+COUNTS = {"once": (192, 128, 64, 32, 16, 8), "spread": (64, 16), "before": COUNT, "inside": COUNT}
+SQUARES, SCENES, INSIDE = (81, 64, 16), 96, 1
 
 METHODS: dict[str, Sequence[Method]] = {
-    "random_drop": LOTS, "tome": [tome], "pitome": [pitome], "token_transforming": [token_transforming],
-    "divprune": [divprune], "fopru": [fopru], "pooling": [pooling], "radial": [radial], "attended": [attended],
+    "random_drop": LOTS, "tome": [tome], "fastv": [fastv], "pitome": [pitome],
+    "token_transforming": [token_transforming], "divprune": [divprune], "fopru": [fopru], "pooling": [pooling],
+    "radial": [radial], "attended": [attended],
 }  # fmt: skip
+# Where a method is measured, if not everywhere: it asks for what is known there alone.
+ONLY = {"fastv": ("inside",), "pooling": ("once", "before", "inside"), "radial": ("once", "before", "inside")}
 
 
-@dataclass(frozen=True)
-class Stage:
-    """The host with its photographs, and its answers with all tokens; `measure` tries a method."""
-
-    vit: ViT
-    images: Float[Tensor, "b 3 64 64"]
-    labels: Int[Tensor, "b"]
-    logits: Float[Tensor, "b classes"]
-    data: str
-
-    @functools.cached_property
-    def full(self) -> Row:
-        """The row of all tokens."""
-        return self.score(self.logits)
-
-    @functools.cache  # noqa: B019 - a stage lives as long as its lesson
-    def before(self, layer: int) -> Callable[[Callable], Tensor]:
-        """The logits as a function of `on_layer`, with the layers before number `layer` computed only once."""
-        return resume(self.vit, self.images, layer)
-
-    def score(self, logits: Float[Tensor, "b classes"], flops: float = 1.0, own: float = 0.0) -> Row:
-        """The row of these answers."""
-        return row(logits, self.logits, self.labels, flops, own)
-
-    def measure(
-        self, method: Method | Sequence[Method], k: int, layer: int | None = LAYER, through: Callable = spread
-    ) -> Row:
-        """What remains of the answers with k of 256 tokens; several methods, such as draws, give their mean.
-
-        `layer`: one cut, between the attention and the feed-forward part of that layer (0: the first). None: every
-        layer takes away as many, by `through(schedule, method)`. Raises `ValueError` as the method does.
-        """
-        schedule = even(SIDE**2, k, 8) if layer is None else {layer: k}
-        return self.along(schedule, method, through)
-
-    @torch.no_grad()
-    def along(self, schedule: Mapping[int, int], method: Method | Sequence[Method], through: Callable = spread) -> Row:
-        """The same where layer i leaves `schedule[i]` tokens."""
-        if not callable(method):
-            return mean([self.along(schedule, one, through) for one in method])
-        logits = self.before(min(schedule))(through(schedule, method))
-        whole = cost(self.vit.body, {}, SIDE**2)
-        own = sum(self.own(method, k, n) for n, k in steps(schedule))
-        return self.score(logits, cost(self.vit.body, schedule, SIDE**2) / whole, own / whole)
-
-    def own(self, method: Method, k: int, n: int = SIDE**2) -> int:
-        """FLOPs that a method itself needs to leave k of n tokens of one photograph."""
-        x, asked = torch.randn(1, n, self.vit.body.shape.width), inspect.signature(method).parameters
-        if n == k:
-            return 0
-        signals = {name: signal for name, signal in signals_of(self.vit, n).items() if name in asked}
-        return metrics.flops(partial(method, **signals), x, k)
-
-    def seen(self, photo: int | slice, layer: int = LAYER) -> dict[str, Tensor]:
-        """What a layer knows of photographs' patches: `x` (b, 256, 192), and the signals of `reduce.offered`."""
-        found: dict[str, Tensor] = {}
-
-        def look(seen: Any) -> None:
-            if seen.index == layer:
-                found.update(x=seen.hidden[:, 1:], **offered(seen))
-
-        with torch.no_grad():
-            self.vit(self.images[photo : photo + 1] if isinstance(photo, int) else self.images[photo], look)
-        return found
+@overload
+def stage(images: int = 62, *, host: Literal["vit"] = "vit") -> Stage: ...
 
 
-def steps(schedule: Mapping[int, int], n: int = SIDE**2) -> list[tuple[int, int]]:
-    """The number of tokens before and after each layer of a schedule.
+@overload
+def stage(*, scenes: int = 24, host: Literal["vlm"]) -> reduce_vlm.Stage: ...
 
-    >>> steps({0: 200, 1: 100})
-    [(256, 200), (200, 100)]
+
+def stage(images: int = 62, *, scenes: int = 24, host: str = "vit") -> Stage | reduce_vlm.Stage:
+    """The stage of a host: `vit` on so many test photographs of clothes, `vlm` on so many held-out scenes.
+
+    Raises `ValueError` for another host.
     """
-    return list(itertools.pairwise([n, *schedule.values()]))
+    if host not in ("vit", "vlm"):
+        raise ValueError(f"host={host!r} came, expected 'vit' or 'vlm'")
+    return reduce_vit.stage(images) if host == "vit" else reduce_vlm.stage(scenes)
 
 
-def stage(images: int = 62) -> Stage:
-    """The stage on so many test photographs of clothes, spread over the test set.
+def table(rows: Mapping[str, Row]) -> str:
+    """Rows of one host by their names, as text."""
+    of_questions = isinstance(next(iter(rows.values())), reduce_rows.Row)
+    return (reduce_rows if of_questions else answers).table(rows)  # pyright: ignore[reportArgumentType]
 
-    Where the photographs are not at hand, crops of scikit-image's stand in, and "right" means as with all tokens.
+
+def pieces(where: str) -> list[tuple[str, int]]:
+    """The methods of a place, each with its numbers of tokens; pooling takes a square number of squares.
+
+    >>> [k for name, k in pieces("once") if name == "pooling"]
+    [64, 16]
     """
-    vit = house.load("vit")
-    if clothing.at_hand():
-        test = clothing.load("test")
-        rows = torch.arange(images) * len(test.images) // images
-        chosen, labels, data = test.images[rows], test.labels[rows], f"{images} of 372 clothing photographs (test set)"
-    else:
-        chosen, labels, data = photographs.crops(images, 64), None, f"{images} crops of scikit-image's photographs"
-    with torch.no_grad():
-        logits = torch.cat([vit(part) for part in chosen.split(32)])
-    return Stage(vit, chosen, logits.argmax(-1) if labels is None else labels, logits, data)
+    names = [name for name in METHODS if where in ONLY.get(name, COUNTS)]
+    return [(name, k) for name in names for k in COUNTS[where] if name != "pooling" or k in SQUARES]
 
 
 def measure(folder: pathlib.Path, options: Options, every: int = 1) -> list[dict[str, Any]]:
-    """The rows of the league; `every` thins out the photographs."""
-    made = stage(len(clothing.load("test").images[::every]))
-    whole = cost(made.vit.body, {}, SIDE**2) / 1e9
-    rows = [{"where": "none", "method": "none", "tokens": SIDE**2, **figures(made.full, whole)}]
-    pieces = [(where, name, k) for where in COUNTS for name in METHODS for k in COUNTS[where]]
-    # Two controls need all patches in their places, and pooling a square number of squares.
-    pieces = [
-        piece for piece in pieces if piece[1] not in PLACED or (piece[0] == "once" and piece[2] in PLACED[piece[1]])
-    ]
-    for where, name, k in tqdm(pieces, disable=not options.progress):
-        through = (lambda schedule, _: falling(schedule, 8)) if name == "pitome" else spread
-        job = partial(made.measure, METHODS[name], k, LAYER if where == "once" else None, through)
-        found = kept(folder, f"{where}-{name}-{k}-{every}", lambda job=job: figures(job(), whole))
+    """The rows of the league; `every` thins out the photographs and the scenes."""
+    hosts = {
+        "vit": reduce_vit.stage(len(clothing.load("test").images[::every])),
+        "vlm": reduce_vlm.stage(-(-SCENES // every)),
+    }
+    rows: list[dict[str, Any]] = []
+    for name, made in hosts.items():
+        facts = {"where": f"all tokens, {name}", "method": "none", "tokens": SIDE**2}
+        rows.append(facts | kept(folder, f"none-{name}-{every}", lambda made=made: figures(made.full, made.whole)))
+    jobs = [(where, name, k) for where in COUNTS for name, k in pieces(where)]
+    for where, name, k in tqdm(jobs, disable=not options.progress):
+        made = hosts["vit" if where in ("once", "spread") else "vlm"]
+        settings: dict[str, Any] = {"layer": {"once": LAYER, "inside": INSIDE}.get(where)}
+        if isinstance(made, Stage) and name == "pitome":
+            settings["through"] = lambda schedule, _: falling(schedule, 8)
+        job = partial(made.measure, METHODS[name], k, **settings)
+        found = kept(folder, f"{where}-{name}-{k}-{every}", lambda job=job, made=made: figures(job(), made.whole))
         rows.append({"where": where, "method": name, "tokens": k, **found})
     return rows
 
 
 def figures(row: Row, whole: float) -> dict[str, float]:
-    """A row as the league keeps it; `whole` is the layers' cost with all tokens."""
+    """A row as the league keeps it; `whole` is the layers' cost with all tokens, in billion FLOPs."""
     names = {"right": row.right, "loyal": row.loyal, "moved": row.moved}
+    if isinstance(row, reduce_rows.Row):
+        kinds = {"count": row.kind("count"), "digit": row.kind("digit"), "object": row.found}
+        names |= {"right": row.even} | {name: value for name, value in kinds.items() if value == value}
     return {**names, "cost": whole * row.flops, "own": whole * row.own}

@@ -33,7 +33,10 @@ UNORDERED: dict[str, str] = {
 NOT_IDENTITY: dict[str, str] = {}
 NOT_COMPILED = {"random_drop": "a generator cannot be made inside of what is compiled"}
 # Which dimensions of a signal count tokens; the text has tokens of its own.
-TOKENS = {"x": (1,), "keys": (2,), "attention": (2, 3), "cls_attention": (2,), "scores": (1,), "size": (1,), "text": ()}
+TOKENS = {
+    "x": (1,), "keys": (2,), "attention": (2, 3), "cls_attention": (2,), "paid": (3,), "scores": (1,), "size": (1,),
+    "text": (),
+}  # fmt: skip
 METHODS = [row.slug for row in papers.rows("reduce") if papers.places(row.slug)["module"].exists()]
 
 
@@ -49,6 +52,7 @@ def given(seed: int = 0) -> dict:
         "keys": random(B, 2, N, 4),
         "attention": random(B, 2, N, N).softmax(-1),
         "cls_attention": random(B, 2, N).softmax(-1),
+        "paid": random(B, 2, N + 5, N).softmax(-1),
         "size": torch.randint(1, 4, (B, N), generator=generator).float(),
         "scores": random(B, N),
         "text": random(B, 5, C),
@@ -389,8 +393,9 @@ def network() -> Transformer:
 def record(seen, reduction):
     """A method that writes down what it is given."""
 
-    def method(x, k, *, keys, attention, cls_attention, size):
-        seen.append({"x": x, "k": k, "keys": keys, "attention": attention, "cls": cls_attention, "size": size})
+    def method(x, k, *, keys, attention, cls_attention, paid, size):
+        signals = {"keys": keys, "attention": attention, "cls": cls_attention, "paid": paid, "size": size}
+        seen.append({"x": x, "k": k, **signals})
         return reduction(x, k)
 
     return method
@@ -414,7 +419,23 @@ def test_a_method_gets_what_it_asks_for_without_the_first_token(network):
     torch.testing.assert_close(found["keys"], layer.keys[:, :, 1:], atol=1e-6, rtol=0)
     torch.testing.assert_close(found["attention"], layer.attention[:, :, 1:, 1:], atol=1e-6, rtol=0)
     torch.testing.assert_close(found["cls"], layer.attention[:, :, 0, 1:], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found["paid"], layer.attention[:, :, 1:, 1:], atol=1e-6, rtol=0)
     assert torch.equal(found["size"], torch.ones(2, 9))
+
+
+@pytest.mark.parametrize(("first", "after"), [(0, 3), (2, 3), (1, 0)])
+def test_words_after_the_tokens_stay_and_their_payments_are_told(network, first, after):
+    x, seen, layers = torch.randn(2, first + 6 + after, 8), [], []
+    network(x, "causal", on_layer=layers.append)
+    y = network(x, "causal", on_layer=once(2, 4, record(seen, first_ones), first, after))
+    (found,), layer, end = seen, layers[2], first + 6
+    assert y.shape == (2, first + 4 + after, 8)
+    torch.testing.assert_close(found["x"], layer.hidden[:, first:end], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found["keys"], layer.keys[:, :, first:end], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found["attention"], layer.attention[:, :, first:end, first:end], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found["paid"], layer.attention[:, :, first:, first:end], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found["cls"], layer.attention[:, :, 0, first:end], atol=1e-6, rtol=0)
+    assert found["size"].shape == (2, 6)
 
 
 @pytest.mark.parametrize("first", [0, 1, 3])

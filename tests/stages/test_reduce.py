@@ -7,7 +7,7 @@ from torch.distributions import Categorical, kl_divergence
 from minitok.data import clothing
 from minitok.house import Options
 from minitok.reduce import Reduction, cost, even, once, tome
-from minitok.stages import answers, controls, reduce
+from minitok.stages import answers, controls, reduce, reduce_rows, reduce_vit, reduce_vlm
 
 needs_photographs = pytest.mark.skipif(not clothing.at_hand(), reason="the photographs of clothes are not at hand")
 
@@ -23,7 +23,12 @@ def test_pooling_gives_the_mean_of_each_square():
     assert reduction.sizes(torch.ones(1, 256)).unique().tolist() == [4]
     assert reduction.apply(places)[0, 9].tolist() == [2.5, 2.5]
     assert controls.pooling(places, 16).sizes(torch.ones(1, 256)).unique().tolist() == [16]
-    for k in (9, 32, 2):
+    uneven = controls.pooling(places, 81)
+    assert uneven.sizes(torch.ones(1, 256)).unique().tolist() == [1, 2, 4]
+    rows = uneven.sizes(torch.ones(1, 256)).view(9, 9)
+    assert (rows[0] * rows[:, :1] / rows[0, 0] == rows).all()
+    assert uneven.restore(uneven.apply(places)).sub(places).abs().max() == 0.5
+    for k in (32, 2, 289):
         with pytest.raises(ValueError, match=f"k={k} of 256 tokens came"):
             controls.pooling(places, k)
 
@@ -55,7 +60,8 @@ def test_a_gap_is_that_of_pairs_with_twice_its_error():
     found, error = answers.gap(ours, other)
     assert found == 1.5
     assert error == pytest.approx(2 * (1 / 3) ** 0.5 / 2)
-    twice = answers.mean([ours, other])
+    assert reduce_rows.gap(ours, other) == pytest.approx((found, error))
+    twice = reduce_rows.mean([ours, other])
     assert twice.bits.tolist() == [0.5, 0.5, 1, 1]
     assert answers.table({"a": twice}).splitlines()[1].split() == ["a", "0.0", "0.0", "0.750", "100", "0.00"]
 
@@ -123,20 +129,43 @@ def test_without_photographs_crops_stand_in(monkeypatch):
     assert stage.full.right == 100
 
 
+def test_a_host_has_its_stage(stage):
+    assert isinstance(stage, reduce.Stage)
+    with pytest.raises(ValueError, match="host='lm' came, expected 'vit' or 'vlm'"):
+        reduce.stage(host="lm")
+
+
+def test_methods_are_measured_where_they_can_run():
+    assert [k for name, k in reduce.pieces("inside") if name == "pooling"] == [81, 16]
+    assert {name for name, _ in reduce.pieces("inside")} == set(reduce.METHODS)
+    assert {name for name, _ in reduce.pieces("before")} == set(reduce.METHODS) - {"fastv"}
+    assert not {"fastv", "pooling", "radial"} & {name for name, _ in reduce.pieces("spread")}
+    assert [k for name, k in reduce.pieces("once") if name == "tome"] == [192, 128, 64, 32, 16, 8]
+
+
 @needs_photographs
 def test_a_rehearsal_gives_all_rows_and_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(reduce, "COUNTS", {"once": (64, 8), "spread": (16,)})
-    monkeypatch.setattr(reduce, "METHODS", {name: reduce.METHODS[name][:1] for name in ("random_drop", "pooling")})
+    monkeypatch.setattr(reduce, "COUNTS", {"once": (64, 8), "spread": (16,), "inside": (81,)})
+    names = ("random_drop", "pooling", "fastv")
+    monkeypatch.setattr(reduce, "METHODS", {name: reduce.METHODS[name][:1] for name in names})
     options = Options(progress=False)
     rows = reduce.measure(tmp_path, options, every=93)
     assert [(row["where"], row["method"], row["tokens"]) for row in rows] == [
-        ("none", "none", 256),
+        ("all tokens, vit", "none", 256),
+        ("all tokens, vlm", "none", 256),
         ("once", "random_drop", 64),
         ("once", "random_drop", 8),
         ("once", "pooling", 64),
         ("spread", "random_drop", 16),
+        ("inside", "random_drop", 81),
+        ("inside", "pooling", 81),
+        ("inside", "fastv", 81),
     ]
     assert rows[0]["moved"] == pytest.approx(0, abs=1e-6)
-    assert rows[1]["cost"] > rows[2]["cost"]
-    monkeypatch.setattr(reduce, "resume", None)
+    assert rows[2]["cost"] > rows[3]["cost"]
+    assert rows[1]["cost"] > rows[6]["cost"]
+    assert set(rows[-1]) - {"where", "method", "tokens"} <= set(reduce.SCORES)
+    assert all(not math.isnan(value) for row in rows for name, value in row.items() if name in reduce.SCORES)
+    monkeypatch.setattr(reduce_vit, "resume", None)
+    monkeypatch.setattr(reduce_vlm.Stage, "tried", None)
     assert reduce.measure(tmp_path, options, every=93) == rows

@@ -1,0 +1,163 @@
+"""The second host of chapter 6: a vision-language model, questions about scenes, and fewer visual tokens.
+
+`stage(scenes=24).measure(method, 81)` leaves 81 of the 256 visual tokens before the language model reads them,
+`measure(method, 81, layer=1)` after the attention of its second layer, and says what becomes of the answers.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from minitok import house, metrics
+from minitok.data import scenes as pictures
+from minitok.data.objects import Scenes
+from minitok.data.questions import SLOTS, Questions, ask
+from minitok.nn import Layer
+from minitok.reduce import Reduction, cost, offered
+from minitok.stages import answers, reduce_cuts
+from minitok.stages.reduce_cuts import ASKING, Cut
+from minitok.stages.reduce_rows import Row, held, mean, needs
+from minitok.vlm import VLM
+
+Method = Callable[..., Reduction]
+PART = 32  # rows with an attention map each: more would fill the memory
+MIDDLE = 2  # the layer of the ViT whose attention is offered as `middle`; its last one is `deep`
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """The host, held-out scenes with their questions, and what is known before the language model."""
+
+    host: VLM
+    scenes: Scenes
+    asked: Questions
+    start: Cut
+
+    @functools.cached_property
+    def rows(self) -> Int[Tensor, "r 2"]:
+        """Scene and slot of each question that has an answer."""
+        return (self.asked.kind >= 0).nonzero()
+
+    @functools.cached_property
+    def questions(self) -> Questions:
+        """The questions that have an answer."""
+        return self.asked[self.asked.kind >= 0]
+
+    @functools.cached_property
+    @torch.no_grad()
+    def before(self) -> Float[Tensor, "r v"]:
+        """The answers' logits with all tokens."""
+        n = self.start.visual.shape[1]
+        everything = Reduction.keep(torch.arange(n).expand(len(self.start.hidden), -1), n)
+        return self.start.answers(everything)[self.rows[:, 0], self.rows[:, 1]]
+
+    @functools.cached_property
+    def full(self) -> Row:
+        """The row of all tokens."""
+        found = answers.row(self.before, self.before, self.questions.answer[:, 0])
+        one = torch.where(self.objects.any(1).any(1), 1.0, torch.nan)
+        return self.told(found, one, self.start.visual.shape[1], "nothing")
+
+    @functools.cached_property
+    def objects(self) -> Tensor:
+        """The pixels that show the objects asked for, (r, H, W): for a relation both, for a count none."""
+        masks, scene, asked = self.scenes.masks, self.questions.scene, self.questions
+        first, second = (
+            masks[scene, slot.clamp(min=0)] & (slot >= 0)[:, None, None] for slot in (asked.first, asked.second)
+        )
+        return first | second
+
+    @property
+    def whole(self) -> float:
+        """FLOPs of the language model for one question with all tokens, in billions."""
+        return cost(self.host.lm, {}, self.start.visual.shape[1], first=self.asked.words.shape[2]) / 1e9
+
+    @functools.cache  # noqa: B019 - a stage lives as long as its lesson
+    @torch.no_grad()
+    def cut(self, layer: int | None = None) -> Cut:
+        """What stands and is known at a cut: before the language model, or after the attention of one of its layers."""
+        return self.start if layer is None else reduce_cuts.after(self.start, layer)
+
+    @torch.no_grad()
+    def measure(self, method: Method | Sequence[Method], k: int, layer: int | None = None) -> Row:
+        """What remains of the answers with k of the visual tokens; several methods, such as draws, give their mean.
+
+        `layer`: None cuts before the language model; a number cuts between the attention and the feed-forward part of
+        that layer (0: the first). A method that asks for `paid`, `text` or `asked` meets one question a row, any other
+        all questions of a picture at once. Raises `ValueError` as the method does, and for a layer that is not there;
+        `TypeError` for a method that asks for what is not known there, such as `paid` before the language model.
+        """
+        if not callable(method):
+            return mean([self.measure(one, k, layer) for one in method])
+        at, names = self.cut(layer), list(inspect.signature(method).parameters)
+        if set(names) & set(ASKING):
+            pairs = [self.tried(method, k, at.alone(rows, names)) for rows in self.rows.split(PART)]
+            logits = torch.cat([said[:, 0] for _, said in pairs])
+            parts = zip(pairs, self.objects.split(PART), strict=True)
+            recall = torch.cat([held(made, seen, torch.arange(len(seen))) for (made, _), seen in parts])
+        else:
+            made, said = self.tried(method, k, at)
+            logits, recall = said[self.rows[:, 0], self.rows[:, 1]], held(made, self.objects, self.rows[:, 0])
+        found = answers.row(logits, self.before, self.questions.answer[:, 0], *self.costs(method, k, layer))
+        return self.told(found, recall, k, needs(names))
+
+    def told(self, found: answers.Row, recall: Tensor, k: int, looks: str) -> Row:
+        """The row of these answers with what is known of their questions."""
+        kinds, scene = self.questions.kind, self.questions.scene
+        return Row(**vars(found), kinds=kinds, tokens=k, recall=recall, scene=scene, needs=looks)
+
+    def tried(self, method: Method, k: int, at: Cut) -> tuple[Reduction, Tensor]:
+        """What a method makes of the visual tokens at a cut, and the logits of the answers then."""
+        made = method(at.visual, k, **asked_for(method, at))
+        return made, at.answers(made)
+
+    def costs(self, method: Method, k: int, layer: int | None) -> tuple[float, float]:
+        """FLOPs of the language model for one question, and the method's own, as shares of those with all tokens."""
+        lm, n, t = self.host.lm, self.start.visual.shape[1], self.asked.words.shape[2]
+        whole = cost(lm, {}, n, first=t)
+        left = cost(lm, {}, k, first=t) if layer is None else cost(lm, {layer: k}, n, first=t)
+        one = self.cut(layer).alone(self.rows[:1], inspect.signature(method).parameters)
+        return left / whole, metrics.flops(partial(method, **asked_for(method, one)), one.visual, k) / whole
+
+    def chosen(self, method: Method, k: int, question: int, layer: int | None = None) -> Reduction:
+        """What a method makes of the picture of one question (a number in `questions`), for showing it."""
+        names = inspect.signature(method).parameters
+        at = self.cut(layer).alone(self.rows[question : question + 1], names)
+        return method(at.visual, k, **asked_for(method, at))
+
+
+def asked_for(method: Method, at: Cut) -> dict[str, Tensor]:
+    """Those of a cut's signals that a method has parameters for."""
+    return {name: at.signals[name] for name in inspect.signature(method).parameters if name in at.signals}
+
+
+def looked(host: VLM, images: Float[Tensor, "b 3 H W"]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The visual tokens of pictures, and what the ViT knows of them, by the names under which methods ask for it.
+
+    Those of `reduce.offered` in its last layer, and `middle` and `deep`, what all tokens, CLS too, pay to the patches
+    in layer `MIDDLE` and in the last.
+    """
+    found: dict[str, Tensor] = {}
+
+    def look(layer: Layer) -> None:
+        if layer.index in (MIDDLE, last):
+            found["deep" if layer.index == last else "middle"] = layer.attention[:, :, :, 1:]
+        if layer.index == last:
+            found.update(offered(layer, asked=("keys", "attention", "cls_attention", "size")))
+
+    last = len(host.vit.body.blocks) - 1
+    return host.project(host.see(images, look)), found
+
+
+@torch.no_grad()
+def stage(scenes: int = 24, seed: int = 3 * 10**6) -> Stage:
+    """The stage on so many held-out scenes, one question of each kind and two relations to each where it has them."""
+    host, drawn = house.load("vlm"), pictures.render(scenes, seed=seed)
+    asked, (visual, known) = ask(drawn, SLOTS[:-1], seed=seed), looked(host, drawn.images)
+    return Stage(host, drawn, asked, reduce_cuts.before(host, visual, asked.words, known))
