@@ -11,8 +11,21 @@ from minitok.project.llava_mini import LLaVAMini
 from minitok.project.m3 import M3
 from minitok.project.mqt import MQT
 from minitok.project.pvc import PVC
+from minitok.project.slime import SliME
 from minitok.project.tokenflex import TokenFLEX
 from minitok.project.tokenpacker import TokenPacker
 from minitok.project.vision_remember import VisionRemember
 
-__all__ = ["BUS", "M3", "MQT", "PVC", "CrossLMM", "LLaVA", "LLaVAMini", "TokenFLEX", "TokenPacker", "VisionRemember"]
+__all__ = [
+    "BUS",
+    "M3",
+    "MQT",
+    "PVC",
+    "CrossLMM",
+    "LLaVA",
+    "LLaVAMini",
+    "SliME",
+    "TokenFLEX",
+    "TokenPacker",
+    "VisionRemember",
+]

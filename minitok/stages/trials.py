@@ -14,6 +14,7 @@ from minitok.project import (
     CrossLMM,
     LLaVA,
     LLaVAMini,
+    SliME,
     TokenFLEX,
     TokenPacker,
     VisionRemember,
@@ -21,6 +22,7 @@ from minitok.project import (
     mqt,
     tokenflex,
 )
+from minitok.stages import routers
 from minitok.stages.fitting import Budgets, More
 from minitok.stages.inside import InFront, Unfused, WidePooling
 from minitok.stages.packing import Everywhere, Wide
@@ -106,4 +108,9 @@ TRIALS: dict[str, Trial] = {
     "bus, no matching": Trial(BUS, (16,)),
     "bus, by lot": Trial(Lots, (16,)),
     "bus, by CLS": Trial(Attended, (16,)),
+    "slime": Trial(lambda k: SliME(), routers.BUDGETS, "crops", lots(routers.drawn)),
+    "slime, by lot": Trial(lambda k: routers.Lots(), routers.BUDGETS, "crops", lots(routers.drawn)),
+    "slime, evenly": Trial(lambda k: routers.Even(), routers.BUDGETS, "crops", lots(routers.drawn)),
+    "slime, router learns": Trial(lambda k: routers.Learning(), routers.BUDGETS, "crops", lots(routers.drawn)),
+    "slime, in turns": Trial(lambda k: routers.InTurns(), routers.BUDGETS, "crops", lots(routers.drawn)),
 }

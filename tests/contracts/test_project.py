@@ -33,7 +33,7 @@ def slug(request) -> str:
 def projector(slug) -> nn.Module:
     module = importlib.import_module(f"minitok.project.{slug}")
     classes = inspect.getmembers(module, lambda c: inspect.isclass(c) and issubclass(c, nn.Module))
-    found = [c for name, c in classes if name in project.__all__]
+    found = [c for name, c in classes if name in project.__all__ and c.__module__ == module.__name__]
     assert len(found) == 1, f"{slug}: expected one projector in minitok.project.__all__, found {found}"
     torch.manual_seed(0)
     return found[0]().eval().requires_grad_(False)
