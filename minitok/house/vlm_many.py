@@ -43,7 +43,7 @@ from minitok.vlm import ManyVLM
 DATA = (
     "rendered scenes of 128x128 with 1 to 9 objects, and clips of 4 and 8 frames, a new one each time; others held out"
 )
-PLAN = Plan(steps=4000, lr=6e-4, warmup=200, weight_decay=0.05, ema=0.998, save_every=500)
+PLAN = Plan(steps=1400, lr=6e-4, warmup=200, weight_decay=0.05, ema=0.998, save_every=500)
 OF_SCENES = (("exists",), ("colour",), ("shape",), ("count",), RELATIONS, ("digit",), ("digit",))
 OF_CLIPS = (("exists",), ("colour",), ("shape",), ("count",), ("motion",), ("digit",), ("digit",), ("caption",))
 # How many of each a step draws: scenes all over the picture, scenes in a quarter of it, clips of eight and of four.

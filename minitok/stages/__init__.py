@@ -20,7 +20,10 @@ NAMES = ("quantize", "image", "generate", "speculate", "reduce", "project")
 
 
 def league(name: str) -> Any:
-    """The module of a league: its `TITLE`, `HOW`, `SCORES` and `measure(folder, options) -> rows`."""
+    """The module of a league: its `TITLE`, `HOW`, `SCORES` and `measure(folder, options) -> rows`.
+
+    One that trains models of its own has `ship(folder)`, which puts them among the project's.
+    """
     if name not in NAMES:
         raise ValueError(f"no league is called {name!r}; there are {', '.join(NAMES)}")
     return importlib.import_module(f"minitok.stages.{name}")
@@ -64,6 +67,8 @@ def compute(name: str, folder: str | pathlib.Path, options: Options | None = Non
     text = json.dumps(facts, indent=2) + "\n"
     files.write(pathlib.Path(folder) / f"{name}.json", text)
     if ship:
+        if hasattr(module, "ship"):
+            module.ship(pathlib.Path(folder))
         files.write(files.ROOT / "data" / "leagues" / f"{name}.json", text)
     return facts
 

@@ -5,6 +5,7 @@ right, how many are the host's own with all its tokens, and what it costs. Lesso
 """
 
 import functools
+import json
 import math
 import pathlib
 from typing import Any
@@ -137,3 +138,13 @@ def measure(folder: pathlib.Path, options: Options, thin: int = 1) -> list[dict[
                 found = kept(folder, f"{name}-{k}-{steps}-{thin}", functools.partial(league.row, name, k))
                 rows.append({"pictures": of, "method": name, "tokens": k, **found})
     return rows
+
+
+def ship(folder: pathlib.Path) -> None:
+    """Puts the trained projectors among the project's checkpoints, with one card for all."""
+    checkpoints = files.ROOT / "data" / "checkpoints"
+    for source in sorted((folder / "projectors").glob("*.safetensors")):
+        files.write(checkpoints / "projectors" / source.name, source.read_bytes())
+    hashes = {path.stem: files.sha256(path) for path in sorted((checkpoints / "projectors").glob("*.safetensors"))}
+    card = {"name": "projectors", "recipe": "minitok league project", "sha256": hashes}
+    files.write(checkpoints / "projectors" / "card.json", json.dumps(card, indent=2) + "\n")

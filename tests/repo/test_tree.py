@@ -69,14 +69,18 @@ def strays(root: pathlib.Path) -> list[str]:
 def bad_checkpoints(folder: pathlib.Path) -> list[str]:
     found, total = [], 0
     for stem in sorted({path.stem for path in folder.iterdir() if path.name[0] != "."}):
-        weights, card = folder / f"{stem}.safetensors", folder / f"{stem}.json"
-        if not (weights.exists() and card.exists()):
+        one, many = folder / f"{stem}.safetensors", folder / stem
+        card = many / "card.json" if many.is_dir() else folder / f"{stem}.json"
+        held = sorted(many.glob("*.safetensors")) if many.is_dir() else [one]
+        if not (card.exists() and held and all(path.exists() for path in held)):
             found.append(f"{stem} has no card or no weights")
             continue
-        total += weights.stat().st_size
-        if weights.stat().st_size > 12e6:
-            found.append(f"{stem} has more than 12 MB")
-        if json.loads(card.read_text(encoding="utf-8"))["sha256"] != files.sha256(weights):
+        sizes = [path.stat().st_size for path in held]
+        total += sum(sizes)
+        if max(sizes) > (1.3e6 if many.is_dir() else 12e6):
+            found.append(f"{stem} has more than {'1.3 MB in a file' if many.is_dir() else '12 MB'}")
+        hashes = {path.stem: files.sha256(path) for path in held}
+        if json.loads(card.read_text(encoding="utf-8"))["sha256"] != (hashes if many.is_dir() else hashes[stem]):
             found.append(f"{stem} has another hash than its card says")
     return [*found, *(["all together have more than 120 MB"] if total > 120e6 else [])]
 
@@ -142,4 +146,18 @@ def test_a_bad_checkpoint_is_found(tmp_path: pathlib.Path) -> None:
         "a has another hash than its card says",
         "b has no card or no weights",
         "c has no card or no weights",
+    ]
+
+
+def test_a_folder_of_weights_has_one_card(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "many").mkdir()
+    (tmp_path / "many" / "a.safetensors").write_bytes(b"weights")
+    assert bad_checkpoints(tmp_path) == ["many has no card or no weights"]
+    card, hashes = tmp_path / "many" / "card.json", {"a": files.sha256(tmp_path / "many" / "a.safetensors")}
+    card.write_text(json.dumps({"sha256": hashes}))
+    assert bad_checkpoints(tmp_path) == []
+    (tmp_path / "many" / "b.safetensors").write_bytes(bytes(1_400_000))
+    assert bad_checkpoints(tmp_path) == [
+        "many has more than 1.3 MB in a file",
+        "many has another hash than its card says",
     ]
