@@ -65,6 +65,24 @@ def regions(x: Float[Tensor, "b n c"], s: int) -> Float[Tensor, "b k m c"]:
     return x.unflatten(1, (few, s, few, s)).transpose(2, 3).flatten(1, 2).flatten(2, 3)
 
 
+def inject(
+    query: Float[Tensor, "b k c"], key: Float[Tensor, "b n c"], value: Float[Tensor, "b n c"], heads: int = 1
+) -> Float[Tensor, "b k c"]:
+    """Region to point: each of k queries gathers from the n / k patches of its own square, and from no others.
+
+    >>> import torch
+    >>> key = torch.tensor([0.0, 0, 2, 0]).log1p().view(1, 4, 1)  # shares 1, 1, 3 and 1 of 6
+    >>> inject(torch.ones(1, 1, 1), key, torch.tensor([12.0, 18, 24, 30]).view(1, 4, 1)).item()
+    22.0
+
+    Raises `ValueError` as `stride` does.
+    """
+    s = stride(key.shape[1], query.shape[1])
+    parts = query[:, :, None], regions(key, s), regions(value, s)
+    q, key, value = (part.unflatten(-1, (heads, -1)).transpose(2, 3) for part in parts)  # b k h m d
+    return F.scaled_dot_product_attention(q, key, value).transpose(2, 3).flatten(2)
+
+
 class TokenPacker(nn.Module):
     """Packs each square of patches into one token; its weights do not depend on the size of the squares.
 
@@ -93,14 +111,11 @@ class TokenPacker(nn.Module):
         self.to_query, self.to_key, self.to_value = (nn.Linear(width, width) for _ in range(3))
         self.out, self.mlp = nn.Linear(width, width), llava.LLaVA(width, d)
 
-    def inject(
+    def gather(
         self, query: Float[Tensor, "b k c"], key: Float[Tensor, "b n c"], value: Float[Tensor, "b n c"]
     ) -> Float[Tensor, "b k c"]:
-        """Each query gathers from the patches of its own square."""
-        s = stride(key.shape[1], query.shape[1])
-        parts = self.to_query(query)[:, :, None], regions(self.to_key(key), s), regions(self.to_value(value), s)
-        q, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(2, 3) for part in parts)  # b k h m d
-        return self.out(F.scaled_dot_product_attention(q, key, value).transpose(2, 3).flatten(2))
+        """What each query finds, by the matrices of an attention layer and by its heads."""
+        return inject(self.to_query(query), self.to_key(key), self.to_value(value), self.heads)
 
     def forward(
         self, x: Float[Tensor, "b n c"], k: int | None = None, *, levels: Float[Tensor, "b l n c"]
@@ -116,4 +131,4 @@ class TokenPacker(nn.Module):
             raise ValueError(f"levels of {levels.shape[1]} layers came, layers={self.layers} asks for more")
         many = levels[:, list(self.layers)].transpose(1, 2).flatten(2)
         query = self.query(coarse(x, stride(x.shape[1], k)))
-        return self.mlp(self.inject(query, self.key(many), self.value(many)))
+        return self.mlp(self.out(self.gather(query, self.key(many), self.value(many))))

@@ -10,10 +10,10 @@ from minitok.project.tokenpacker import TokenPacker, regions, stride
 class Everywhere(TokenPacker):
     """The same weights, but each query gathers from the patches of the whole picture."""
 
-    def inject(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def gather(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         parts = self.to_query(query), self.to_key(key), self.to_value(value)
         q, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        return self.out(F.scaled_dot_product_attention(q, key, value).transpose(1, 2).flatten(2))
+        return F.scaled_dot_product_attention(q, key, value).transpose(1, 2).flatten(2)
 
 
 class Wide(nn.Module):
