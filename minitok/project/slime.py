@@ -97,7 +97,7 @@ class SliME(nn.Module):
     ) -> None:
         super().__init__()
         self.n, self.queries, self.p, self.temperature = n, queries, p, temperature
-        self.budgets = (n + queries, n + queries // 4, n)
+        self.budgets = (n + queries, n + queries // 4)
         self.mlp, self.gate = LLaVA(c, d), nn.Parameter(torch.zeros(c, 2))
         self.whole, self.local = Resampler(n, c, n), Resampler(queries, c, n)
 

@@ -156,7 +156,7 @@ def test_a_budget_keeps_the_view_and_the_best_scores_in_reading_order():
 def test_a_picture_without_crops_is_its_own():
     made, x, signals = small(), torch.randn(2, 16, 12), question()
     assert_close(made(x, **signals), torch.cat([made.view(x), made.crops(x)], 1))
-    assert made.budgets == (20, 17, 16)
+    assert made.budgets == (20, 17)
 
 
 def test_words_that_fill_up_change_nothing():
