@@ -80,4 +80,4 @@ def oracle(right: Bool[Tensor, "s r"], budgets: Sequence[int]) -> tuple[Bool[Ten
     """
     cost = torch.tensor(budgets, device=right.device)[:, None].expand_as(right)
     answered = right.any(0)
-    return answered, torch.where(right | ~answered, cost, cost.max() + 1).amin(0)
+    return answered, torch.where(right | ~answered, cost, cost.max()).amin(0)

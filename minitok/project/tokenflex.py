@@ -36,9 +36,9 @@ def shrunk(x: Float[Tensor, "b n c"], k: int) -> Float[Tensor, "b {k} c"]:
     if side**2 != n or few**2 != k or not 1 <= k <= n:
         raise ValueError(f"k={k} of {n} tokens came, expected square numbers, k from 1 to n")
     grid, span = x.mT.unflatten(2, (side, side)), -(-side // few)
-    if span * few != side:
-        grid = F.interpolate(grid, (span * few, span * few), mode="bilinear", align_corners=True)
-    return F.avg_pool2d(grid, span).flatten(2).mT
+    # as it was where span * few is the side
+    stretched = F.interpolate(grid, (span * few, span * few), mode="bilinear", align_corners=True)
+    return F.avg_pool2d(stretched, span).flatten(2).mT
 
 
 def draw(generator: torch.Generator | None = None, budgets: Sequence[int] = BUDGETS) -> int:
