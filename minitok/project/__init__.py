@@ -6,6 +6,7 @@ language model. `from minitok.project import LLaVA`.
 
 from minitok.project.bus import BUS
 from minitok.project.crosslmm import CrossLMM
+from minitok.project.langdc import LangDC
 from minitok.project.llava import LLaVA
 from minitok.project.llava_mini import LLaVAMini
 from minitok.project.m3 import M3
@@ -24,6 +25,7 @@ __all__ = [
     "CrossLMM",
     "LLaVA",
     "LLaVAMini",
+    "LangDC",
     "SliME",
     "TokenFLEX",
     "TokenPacker",

@@ -22,7 +22,7 @@ from minitok.project import (
     mqt,
     tokenflex,
 )
-from minitok.stages import routers
+from minitok.stages import routers, telling
 from minitok.stages.fitting import Budgets, More
 from minitok.stages.inside import InFront, Unfused, WidePooling
 from minitok.stages.packing import Everywhere, Wide
@@ -113,4 +113,8 @@ TRIALS: dict[str, Trial] = {
     "slime, evenly": Trial(lambda k: routers.Even(), routers.BUDGETS, "crops", lots(routers.drawn)),
     "slime, router learns": Trial(lambda k: routers.Learning(), routers.BUDGETS, "crops", lots(routers.drawn)),
     "slime, in turns": Trial(lambda k: routers.InTurns(), routers.BUDGETS, "crops", lots(routers.drawn)),
+    # Their expert is taught captions first (telling.train): 40 is room for all captions, 22 cuts them at the mean.
+    "langdc": Trial(telling.langdc, (40, 22), of="clips"),
+    "langdc, words": Trial(lambda k: telling.langdc(k, layer=0), (40,), of="clips"),
+    "langdc, queries": Trial(telling.Queries, (22,), of="clips"),
 }
