@@ -5,7 +5,7 @@
 
 import json
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,7 @@ from minitok.project.langdc import SIDE, Captioner, LangDC, caption_loss, packed
 from minitok.project.llava import LLaVA
 from minitok.stages.fitting import shipped
 from minitok.train import Plan, fit
+from minitok.vlm import ManyVLM
 
 PLAN = Plan(steps=4000, lr=2e-3, warmup=100, weight_decay=0.01, ema=0.998, save_every=10_000)
 # Clips of 8 frames to learn from, how many of them a step reads, and clips that are held out.
@@ -57,7 +58,7 @@ def captions(made: Clips, frames: int = FRAMES) -> Int[Tensor, "b p t"]:
     return packed(flat.float(), said.flatten(2).flatten(0, 1)[:, None])[0][..., 0].long().unflatten(0, (-1, parts))
 
 
-def bank(host: nn.Module, count: int, seed: int, size: int = 100) -> tuple[Float[Tensor, "n m c"], Tensor, Tensor]:
+def bank(host: ManyVLM, count: int, seed: int, size: int = 100) -> tuple[Float[Tensor, "n m c"], Tensor, Tensor]:
     """Features, in half precision, and captions of all parts of `count` clips, and how many objects each shows."""
     device, held = next(host.parameters()).device, []
     for start in range(0, count, size):
@@ -86,7 +87,7 @@ def train(folder: str | pathlib.Path, options: Options) -> dict[str, float]:
 
     def loss(model: nn.Module, step: int) -> Tensor:
         rows = torch.randint(len(said), (2 * BATCH,)).to(said.device)
-        return caption_loss(model, features[rows].float(), said[rows])
+        return caption_loss(cast(Captioner, model), features[rows].float(), said[rows])
 
     shipped(fit(captioner, loss, plan, **options.where()), folder / f"{NAME}.safetensors")
     figures = tells(expert(folder=folder).to(device), *bank(host, HELD if options.steps is None else 4, 2 * 10**6))

@@ -15,15 +15,16 @@ from minitok.data.wordings import WAYS, decode
 from minitok.house import Options
 from minitok.project.langdc import Captioner, Told
 from minitok.stages import telling
+from minitok.vlm import ManyVLM
 
 QUIET = Options(steps=2, device="cpu", progress=False)
 
 
-class Blind(nn.Module):
+class Blind(ManyVLM):
     """A host whose features are the mean colours of patches, in 192 channels."""
 
     def __init__(self):
-        super().__init__()
+        nn.Module.__init__(self)
         self.weight = nn.Parameter(torch.randn(3, 192, generator=torch.Generator().manual_seed(0)))
 
     def look(self, images):
