@@ -69,6 +69,13 @@ def test_63_bits_need_no_codebook():
     assert sum(t.numel() for t in [*layer.parameters(), *layer.state_dict().values()]) == 0
 
 
+def test_up_to_18_bits_every_code_is_visited_by_the_loss():
+    layer = LFQ(18, temperature=4.0)
+    sure, spread = entropies(torch.zeros(1, 2, 18))
+    assert (sure.item(), spread.item()) == pytest.approx((18 * math.log(2),) * 2, rel=1e-5)
+    assert layer(torch.randn(1, 2, 18)).loss.isfinite()
+
+
 def test_the_probability_of_a_code_is_the_product_of_its_bits():
     p = torch.rand(4, 3, dtype=torch.float64)
     for bits in itertools.product((0, 1), repeat=3):

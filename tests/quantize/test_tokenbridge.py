@@ -9,6 +9,7 @@ import torch
 from minitok.quantize.tokenbridge import ChannelHead, TokenBridge, frequency_order, normal_bins
 
 NORMAL = NormalDist()
+EMPTY = [(0, 4, 2), (2, 0, 3), (2, 4, 0)]
 
 
 def test_four_levels_by_hand():
@@ -204,6 +205,14 @@ def test_the_mean_of_a_map_counts_nothing_in_its_order(mean):
     assert frequency_order(maps + mean * torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0])) == [1, 3, 2, 0, 4]
 
 
+def test_a_head_starts_with_even_chances_and_small_embeddings():
+    made = ChannelHead(8, 50, 3, width=64)
+    assert torch.equal(made(torch.randn(1, 2, 3), torch.zeros(1, 2, 8, dtype=torch.long)), torch.zeros(1, 2, 8, 50))
+    for parameter, near in ((made.embeddings, 0.02), (made.places, 0.15)):
+        assert parameter.std().item() == pytest.approx(0.02, rel=near)
+        assert parameter.abs().max() < 0.12
+
+
 @pytest.fixture
 def head():
     """A head whose weights are all random, so that every input counts."""
@@ -330,6 +339,7 @@ def test_a_bfloat16_head_gives_nearly_the_logits_of_a_float32_one(head):
             lambda: frequency_order(torch.randn(2, 5, 3)),
             r"z of shape \(2, 5, 3\) came, expected maps of n = side x side",
         ),
+        *((lambda shape=shape: frequency_order(torch.zeros(shape)), "expected maps") for shape in EMPTY),
         (lambda: ChannelHead(3, 4, 2, order=[0, 1, 1]), r"order=\[0, 1, 1\] came, expected each of 0 to 2 once"),
         (lambda: ChannelHead(3, 4, 0), "condition=0, width=64 and layers=2 came, expected at least 1 of each"),
         (lambda: ChannelHead(3, 4, 2, width=20), "width=20 and layers=2 came, expected at least 1 of each and a width"),

@@ -1,3 +1,4 @@
+import itertools
 import math
 import pathlib
 import types
@@ -251,21 +252,73 @@ def test_the_fast_path_finds_the_nearest_row(twin, b, n, d, K, dtype):
 
 
 @pytest.fixture
-def coarse(monkeypatch):
-    """Products as of TF32, where Triton interprets its kernels: 10 bits of each factor."""
+def tensor_cores(monkeypatch):
+    """Where Triton interprets its kernels: products of TF32 keep 10 bits of each factor, unless others are asked for,
+    and what lies outside of a mask holds anything, not zeros.
+    """
     if torch.cuda.is_available():
         return
     interpreter = pytest.importorskip("triton.runtime.interpreter")
-    whole = interpreter.InterpreterBuilder.create_dot
+    builder, tf32 = interpreter.InterpreterBuilder, interpreter._ir.INPUT_PRECISION.TF32
+    whole, load = builder.create_dot, builder.create_masked_load
 
     def ten_bits(handle):
         bits = handle.data.astype(np.float32).view(np.uint32) + np.uint32(1 << 12) & np.uint32(0xFFFFE000)
         return interpreter.TensorHandle(bits.view(np.float32), handle.dtype)
 
-    def dot(self, a, b, *others):
-        return whole(self, ten_bits(a), ten_bits(b), *others)
+    def dot(self, a, b, d, precision, *others):
+        a, b = (ten_bits(a), ten_bits(b)) if precision == tf32 else (a, b)
+        return whole(self, a, b, d, precision, *others)
 
-    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
+    def unknown(self, pointers, mask, other, *others):
+        if other is None:
+            kind = pointers.get_element_ty()
+            other = interpreter.TensorHandle(np.full(pointers.data.shape, np.nan, np.float32), kind)
+        return load(self, pointers, mask, other, *others)
+
+    monkeypatch.setattr(builder, "create_dot", dot)
+    monkeypatch.setattr(builder, "create_masked_load", unknown)
+
+
+@pytest.fixture
+def coarse(tensor_cores, twin, monkeypatch):
+    """The fast path with the precision that it has for large codebooks."""
+    tiles = twin.tiles
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(twin, "tiles", lambda *sizes: tiles(*sizes) | {"PRECISION": "tf32"})
+
+
+@pytest.mark.usefixtures("tensor_cores")
+@pytest.mark.parametrize(("d", "K"), [(3, 5), (5, 40)])
+def test_in_a_small_codebook_products_tell_codes_of_one_block_apart(twin, d, K):
+    # Of three rows beside each other a block of 16 keeps one; products of 10 bits err by more than they are apart.
+    z, codebook = torch.randn(1, 100, d), 20 * torch.randn(K, d)
+    codebook[1:4] = 0.01 * torch.randn(3, d)
+    assert torch.equal(on_device(twin, z, codebook), by_distance(z, codebook).indices)
+
+
+@pytest.mark.usefixtures("coarse")
+def test_of_equal_rows_the_first_is_the_runner_up(twin):
+    # Rows 20 and 40 are one; coarse products often think row 3 nearer than both.
+    codebook, z = 50 * torch.randn(60, 8), torch.randn(1, 40, 8)
+    codebook[3], codebook[20], codebook[40] = 0.001, -0.001, -0.001
+    assert torch.equal(on_device(twin, z, codebook), by_distance(z, codebook).indices)
+    assert set(on_device(twin, z, codebook).flatten().tolist()) == {3, 20}
+
+
+def test_on_a_gpu_small_codebooks_have_precise_products_and_blocks_fit_its_memory(twin, monkeypatch):
+    monkeypatch.setattr(twin, "interpreted", lambda: False)
+    assert [twin.tiles(64, K, 4)["PRECISION"] for K in (2, 2047, 2048, 16_384)] == ["tf32x3", "tf32x3", "tf32", "tf32"]
+    for D, K, size in itertools.product((16, 32, 64, 128), (16, 16_384), (2, 4)):
+        found = twin.tiles(D, K, size)
+        rows, codes = found["ROWS"], found["CODES"]
+        assert found["D"] == D
+        for length in (rows, codes, found["num_warps"]):
+            assert length.bit_count() == 1
+        # An H100 has 227 KiB of shared memory for a program: its vectors and the codes of all stages.
+        assert (rows + codes * found["num_stages"]) * D * size <= 227 * 1024
+        # A warp multiplies 16 rows at least.
+        assert rows >= 16 * found["num_warps"]
 
 
 @pytest.mark.parametrize("shift", [0, 0.5, 10, 30, 100])
