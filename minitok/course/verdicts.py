@@ -2,14 +2,14 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from minitok import files
 from minitok.course import registry
-from minitok.course.measures import BETTER, NOT_WORSE, Measure
+from minitok.course.measures import Measure
 from minitok.viz.tables import aligned, shown, wrapped
 
 RECORD, JUDGE = "MINITOK_RECORD", "MINITOK_JUDGE"
@@ -110,9 +110,9 @@ def recorded_verdict(slug: str) -> Verdict:
     recorded = registry.record(slug)
     if recorded is None:
         raise ValueError(f"{slug} has no recorded verdict")
-    measures = tuple(Measure(**row) for row in map(_row, recorded["measures"]) if row["baseline"] is not None)
+    measures = tuple(Measure(**{name: row[name] for name in row if name != "says"}) for row in recorded["measures"])
     facts = (recorded["slug"], recorded["claim"], measures, recorded["against"], recorded["data"])
-    return Verdict(*facts, measured=recorded.get("measured", "on a day that was not noted"))
+    return Verdict(*facts, measured=recorded["measured"])
 
 
 def as_json(found: Verdict) -> str:
@@ -140,14 +140,6 @@ def _compare(found: Verdict, recorded: Verdict | None) -> None:
     if _asked(JUDGE):
         raise NotReproduced(f"the verdict on {found.slug} is not reproduced. {told}")
     print(told)
-
-
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded measure as the arguments of `Measure`; also of records from before there was `not worse`."""
-    known = {key: value for key, value in row.items() if key not in ("says", "holds")}
-    if "kind" not in known:
-        known |= {"kind": BETTER if known["margin"] >= 0 else NOT_WORSE, "margin": abs(known["margin"])}
-    return known
 
 
 def _asked(variable: str) -> bool:

@@ -170,23 +170,6 @@ def test_the_day_moves_only_with_what_was_measured(vq_lesson, monkeypatch):
     assert vq_lesson["verdict"].read_bytes() == before
 
 
-def test_records_from_before_there_was_not_worse_are_read(vq_lesson):
-    old = {"unit": "", "higher": True, "paper": None}
-    rows = [
-        {"name": "a", "ours": 9.0, "baseline": 10.0, "margin": -3, "holds": True} | old,
-        {"name": "b", "ours": 12.0, "baseline": 10.0, "margin": 1, "holds": True} | old,
-        {"name": "c", "ours": True, "baseline": None, "margin": 0, "holds": True} | old,
-    ]
-    facts = {"slug": "vq", "claim": "", "against": "", "data": "", "outcome": "holds", "source": ""}
-    vq_lesson["verdict"].write_text(json.dumps(facts | {"measures": rows}), encoding="utf-8")
-    found = papers.recorded_verdict("vq")
-    assert [(measure.name, measure.asked) for measure in found.measures] == [
-        ("a", "not worse by more than 3"),
-        ("b", "better by more than 1"),
-    ]
-    assert found.measured == "on a day that was not noted"
-
-
 def test_in_a_wheel_a_reader_is_told_too(vq_lesson, project, capsys):
     (project / "data").rename(project / "minitok" / "_shipped")
     for folder in ("notebooks", "tests"):
