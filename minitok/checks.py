@@ -32,16 +32,24 @@ def whole(name: str, number: Any, low: int, high: int | None = None) -> int:
     return found
 
 
+def finite(x: Tensor) -> bool:
+    """Whether all numbers are finite; taken for granted where they cannot be looked at."""
+    return not readable(x) or bool(x.isfinite().all())
+
+
 def check_finite(name: str, numbers: Tensor | float) -> None:
     """Raises `ValueError` for NaN and infinity, in a tensor or alone."""
     if not isinstance(numbers, Tensor):
         if not math.isfinite(numbers):
             raise ValueError(f"{name}={numbers} came, expected a finite number")
-    elif readable(numbers) and not numbers.isfinite().all():
+    elif not finite(numbers):
         raise ValueError(f"{name} holds NaN or infinity")
 
 
 def check_logits(name: str, logits: Tensor) -> None:
     """Raises `ValueError` unless the largest of each row's logits is finite; -infinity rules an entry out."""
-    if logits.numel() and readable(logits) and not logits.amax(-1).isfinite().all():
-        raise ValueError(f"{name} holds NaN, infinity, or a row in which nothing is possible")
+    if not logits.numel() or finite(highest := logits.amax(-1)):  # NaN if any of its row is
+        return
+    bad = tuple((~highest.isfinite()).nonzero()[0].tolist())
+    where = f"the highest of row {bad[0] if len(bad) == 1 else bad} is {float(highest[bad])}"
+    raise ValueError(f"{name} holds NaN, infinity, or a row in which nothing is possible: {where}")

@@ -5,7 +5,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import random
-from unittest import mock
 
 import jaxtyping
 import numpy as np
@@ -39,13 +38,3 @@ def _seeded() -> None:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes the checks of annotations away, so that bad input meets the errors that users see."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
-@pytest.fixture
-def as_if_compiled():
-    """As in compiled code, no numbers are looked at. The compiler looks its functions up once: before the stand-in."""
-    from torch._dynamo import trace_rules
-
-    trace_rules.get_torch_obj_rule_map()
-    with mock.patch("torch.compiler.is_compiling", return_value=True):
-        yield

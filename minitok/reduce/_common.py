@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from minitok.checks import readable
 from minitok.nn import Block, Layer, Transformer
 from minitok.reduce._checks import check_budget, check_signal, check_tokens, precise
 from minitok.reduce._reduction import Blended, Kept, Merged, Reduction
@@ -69,7 +70,7 @@ def repeated(
     b, n, _ = x.shape
     check_signal("keys", keys := x[:, None] if keys is None else keys, (b, None, n, None))
     check_signal("size", size := torch.ones_like(x[..., 0]) if size is None else size, (b, n))
-    if not torch.compiler.is_compiling() and (size <= 0).any():
+    if readable(size) and (size <= 0).any():
         raise ValueError(f"size from {float(size.min()):.3g} came, expected above 0")
     metric, weights = precise(keys).mean(1), precise(size)
     assignment = torch.arange(n, device=x.device).expand(b, n)

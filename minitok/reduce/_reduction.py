@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from minitok.checks import readable
 from minitok.reduce._checks import around, check_rows, check_signal, check_weights, check_whole, precise, product
 
 
@@ -31,7 +32,7 @@ class Reduction(ABC):
         Raises `ValueError` for indices that repeat or are not whole numbers from 0 to n - 1.
         """
         check_whole("indices", indices, 0, n - 1)
-        if not torch.compiler.is_compiling() and (indices.sort(-1).values.diff() == 0).any():
+        if readable(indices) and (indices.sort(-1).values.diff() == 0).any():
             raise ValueError("indices name a token twice, expected different ones in each row")
         return Kept(indices.long(), n)
 
@@ -194,7 +195,6 @@ class Blended(Reduction):
 
     def beside(self, before: int = 1, after: int = 0) -> "Blended":
         matrix = F.pad(self.mixture, (before, after, before, after))
-        _, k, n = matrix.shape
         for i in (*range(before), *range(-after, 0)):
-            matrix[:, i % k, i % n] = 1
+            matrix[:, i, i] = 1
         return Blended(matrix)

@@ -1,4 +1,4 @@
-"""What speculative methods check of their input: contexts, logits, probabilities and drafts."""
+"""What speculative methods check of their input: contexts, probabilities and drafts."""
 
 import torch
 from torch import Tensor
@@ -10,25 +10,6 @@ def check_context(tokens: Tensor) -> None:
         raise ValueError(f"context of shape {tuple(tokens.shape)} came, expected (n,)")
     if tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise ValueError(f"context of type {tokens.dtype} came, expected whole numbers")
-
-
-def check_logits(logits: Tensor) -> None:
-    """Raises `ValueError` for logits without a softmax: NaN, infinity, or a row of minus infinity alone.
-
-    Single logits of minus infinity forbid a token and are right. Nothing is checked while torch compiles.
-    """
-    if torch.compiler.is_compiling() or not logits.numel():
-        return
-    highest = logits.amax(-1)  # NaN if any of its row is
-    if not bool(highest.isfinite().all()):
-        bad = (~highest.isfinite()).nonzero()[0].tolist()
-        at = f"row {bad[0]} of the logits" if len(bad) == 1 else f"logits {bad}"
-        raise ValueError(f"{at} came with {float(highest[tuple(bad)])} as the highest, expected a finite number")
-
-
-def finite(x: Tensor) -> bool:
-    """Whether all numbers are finite; taken for granted while torch compiles."""
-    return torch.compiler.is_compiling() or bool(x.isfinite().all())
 
 
 def wide(x: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from minitok.attention import Cache
-from minitok.speculate._checks import check_context, check_logits
+from minitok.checks import check_logits
+from minitok.speculate._checks import check_context
 
 Target = Callable[[Tensor, int], Tensor]
 Draft = Callable[[Tensor, int, Generator | None], tuple[Tensor, Tensor]]
@@ -66,7 +67,7 @@ def probabilities(logits: Float[Tensor, "m v"], temperature: float | int = 1.0) 
     So greedy decoding is drawing, too (arXiv 2211.17192, section 2.2). Raises `ValueError` for a negative temperature,
     or logits that hold NaN or infinity, whatever the temperature.
     """
-    check_logits(logits)
+    check_logits("logits", logits)
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature={temperature} came, expected a number from 0")
     if temperature == 0:

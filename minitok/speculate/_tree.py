@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from minitok.speculate._checks import check_context, check_logits
+from minitok.checks import check_logits
+from minitok.speculate._checks import check_context
 from minitok.speculate._common import Cached, Decoded, pick, probabilities
 
 
@@ -143,7 +144,7 @@ def decode_tree(
         if len(tree.tokens) and int(ancestors(tree.parents).sum(-1).max()) > left:
             raise ValueError(f"the draft is deeper than {left - 1} levels, and only {left} tokens are left")
         logits = target(tokens, tree)
-        check_logits(logits)
+        check_logits("logits", logits)
         path, new = walk(tree, partial(choice, logits, temperature, generator))
         drafter.learn(torch.cat([tokens[-1:], tree.tokens]), logits, path)
         if watch is not None:

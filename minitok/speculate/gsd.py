@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from minitok.speculate._checks import check_probabilities, finite, wide
+from minitok.checks import finite, readable
+from minitok.speculate._checks import check_probabilities, wide
 from minitok.speculate._common import Target, pick
 from minitok.speculate.speculative import residual as residual
 from minitok.speculate.speculative import verify
@@ -71,7 +72,7 @@ def acceptances(
     >>> acceptances(p, q, torch.tensor([1, 2]), torch.zeros(3, 1), window=1)
     tensor([0.6667, 1.0000])
     """
-    if not torch.compiler.is_compiling() and bool((q[x] <= 0).any()):
+    if readable(q, x) and bool((q[x] <= 0).any()):
         raise ValueError("x holds a token to which q gives no probability, so it cannot have been drawn from q")
     members, inside = group(p, x, codebook, **settings)
     p_group, q_group = ((rows[members] * inside).sum(-1) for rows in (p, q))
@@ -133,7 +134,7 @@ def by_cluster(p: Float[Tensor, "*b v"], q: Float[Tensor, "*b v"], clusters: Int
     """
     v = p.shape[-1]
     fit = clusters.shape == (v,) and not clusters.is_floating_point()
-    if not fit or not (torch.compiler.is_compiling() or 0 <= int(clusters.min()) <= int(clusters.max()) < v):
+    if not fit or (readable(clusters) and not 0 <= int(clusters.min()) <= int(clusters.max()) < v):
         shape = tuple(clusters.shape)
         raise ValueError(
             f"clusters of shape {shape} came, expected for each of {v} codes a whole number from 0 below {v}"

@@ -23,8 +23,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from minitok.checks import finite, readable
 from minitok.speculate import speculative
-from minitok.speculate._checks import check_draft, finite, wide
+from minitok.speculate._checks import check_draft, wide
 from minitok.speculate.speculative import overlap, verify
 
 
@@ -66,8 +67,8 @@ def borrowed(
         shape, kind = tuple(neighbours.shape), neighbours.dtype
         raise ValueError(f"neighbours of shape {shape} and {kind} came, expected ({v}, k) whole numbers")
     listed = neighbours[x]
-    checked = torch.compiler.is_compiling() or not listed.numel()
-    if not checked and not (int(listed.min()) >= 0 and int(listed.max()) < v):
+    looked = readable(listed) and listed.numel()
+    if looked and not (int(listed.min()) >= 0 and int(listed.max()) < v):
         raise ValueError(f"neighbours from {int(listed.min())} to {int(listed.max())} came, expected 0 to {v - 1}")
     sums = p[listed].double().cumsum(-1)
     return torch.where(sums <= delta, sums, 0).amax(-1).to(p.dtype) if listed.shape[1] else p.new_zeros(len(x))

@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minitok.speculate._checks import check_context, check_logits
+from minitok.checks import check_logits
+from minitok.speculate._checks import check_context
 from minitok.speculate._tree import Tree
 
 # The paper's tree of 80 nodes: how many children the root has, then each node, level by level.
@@ -96,7 +97,7 @@ def recycle(matrix: Int[Tensor, "v k"], tokens: Int[Tensor, "n"], logits: Float[
         raise ValueError(f"logits of shape {tuple(logits.shape)} came, expected {(len(tokens), v)}: one row a token")
     if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < v:
         raise ValueError(f"tokens from {int(tokens.min())} to {int(tokens.max())} came, expected 0 to {v - 1}")
-    check_logits(logits)
+    check_logits("logits", logits)
     last = list({token: place for place, token in enumerate(tokens.tolist())}.values())
     matrix[tokens[last]] = logits[last].topk(k).indices
 

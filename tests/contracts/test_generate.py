@@ -185,7 +185,6 @@ def test_the_stored_weights_restore_a_model_of_other_sizes_than_by_default(model
     assert torch.equal(generate(other, LABELS[:2]).codes, generate(model, LABELS[:2]).codes)
 
 
-@pytest.mark.usefixtures("as_if_compiled")
 def test_all_is_made_on_the_device_of_the_input(model, codes):
     model, codes, labels = model.to("meta"), codes.to("meta"), LABELS.to("meta")
     assert model(codes, labels).device.type == "meta"

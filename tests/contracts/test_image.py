@@ -170,7 +170,6 @@ def test_half_precision_changes_few_codes_and_hardly_a_picture(tokenizer, images
     assert all(x.isfinite().all() for x in tokenizer.train()(images.to(dtype)))
 
 
-@pytest.mark.usefixtures("as_if_compiled")
 def test_all_is_made_on_the_device_of_the_input(tokenizer, images):
     tokenizer.to("meta")
     tokens = tokenizer.encode(images.to("meta"))

@@ -43,9 +43,12 @@ def test_logits_may_rule_entries_out_but_not_all():
     checks.check_logits("logits", rows)
     checks.check_logits("logits", rows[:0])
     for bad in (math.nan, math.inf):
-        with pytest.raises(ValueError, match="logits holds NaN, infinity"):
-            checks.check_logits("logits", torch.tensor([[0.0, 1.0], [bad, -math.inf]]))
-    with pytest.raises(ValueError, match="nothing is possible"):
+        rows = torch.tensor([[0.0, 1.0], [bad, -math.inf]])
+        with pytest.raises(ValueError, match=f"logits holds NaN, infinity.*: the highest of row 1 is {bad}"):
+            checks.check_logits("logits", rows)
+        with pytest.raises(ValueError, match=rf"the highest of row \(0, 1\) is {bad}"):
+            checks.check_logits("logits", rows[None])
+    with pytest.raises(ValueError, match=r"nothing is possible: the highest of row 0 is -inf"):
         checks.check_logits("logits", torch.full((1, 3), -math.inf))
 
 

@@ -145,14 +145,14 @@ def test_temperature_divides_the_logits(temperature):
 def test_logits_that_are_no_numbers_are_refused_where_they_enter(temperature, dtype):
     nan, inf = math.nan, math.inf
     for bad in ([0.0, nan, 1.0], [0.0, inf, 1.0], [-inf, -inf, -inf]):
-        with pytest.raises(ValueError, match=r"row 1 of the logits came with .* as the highest"):
+        with pytest.raises(ValueError, match=r"^logits holds NaN, infinity.*: the highest of row 1 is"):
             probabilities(torch.tensor([[0.0, 1.0, 2.0], bad]).to(dtype), temperature)
     forbidden = probabilities(torch.tensor([[-inf, 0.0, -inf]], dtype=dtype), temperature)
     assert forbidden.tolist() == [[0, 1, 0]]
     broken = Cached(lambda new, cache: torch.full((1, new.shape[1], 3), nan, dtype=dtype), temperature)
     for k in (0, 2):
         draft = drafter(lambda tokens, m: torch.full((m, 3), 1 / 3))
-        with pytest.raises(ValueError, match="of the logits came with nan"):
+        with pytest.raises(ValueError, match=r"^logits holds .*: the highest of row \d is nan"):
             decode(broken, draft, accept, torch.tensor([1]), 3, k=k)
 
 

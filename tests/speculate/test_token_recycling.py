@@ -369,10 +369,10 @@ def test_logits_that_are_no_numbers_are_refused(temperature, bad):
         logits[-1, 2] = bad
         return logits
 
-    with pytest.raises(ValueError, match=f"row 1 of the logits came with {bad}"):
+    with pytest.raises(ValueError, match=f"the highest of row 1 is {bad}"):
         decode_tree(target, Anything(4, 1), torch.tensor([0]), 5, temperature=temperature)
     memory = TokenRecycling(4, k=2, children=(2,))
-    with pytest.raises(ValueError, match=f"row 0 of the logits came with {bad}"):
+    with pytest.raises(ValueError, match=f"the highest of row 0 is {bad}"):
         memory.learn(torch.tensor([0]), torch.full((1, 4), bad))
     assert (memory.matrix == -1).all()
 
