@@ -16,6 +16,7 @@ from minitok.project.slime import SliME
 from minitok.project.tokenflex import TokenFLEX
 from minitok.project.tokenpacker import TokenPacker
 from minitok.project.vision_remember import VisionRemember
+from minitok.project.visionthink import VisionThink
 
 __all__ = [
     "BUS",
@@ -30,4 +31,5 @@ __all__ = [
     "TokenFLEX",
     "TokenPacker",
     "VisionRemember",
+    "VisionThink",
 ]
