@@ -1,5 +1,6 @@
 """How the projectors of chapter 7 are trained: before a frozen ViT and a frozen language model, all on one bank."""
 
+import copy
 import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ PLAN = Plan(steps=1200, lr=1e-3, warmup=100, weight_decay=0.01, ema=0.99, save_e
 # How many pictures a step reads, and how many a bank holds.
 BATCH = {"scenes": 128, "crops": 64, "clips": 48}
 SCENES = {"scenes": 40_000, "crops": 16_000, "clips": 12_000}
+# How many questions a picture has on average where each needs a row of its own.
+APART = 3
 Budgets = Callable[[], Sequence[int]]
 
 
@@ -70,8 +73,9 @@ def together(method: nn.Module, host: VLM, some: Bank, k: int) -> Tensor:
 
 
 def apart(method: nn.Module, host: VLM, some: Bank, k: int) -> Tensor:
-    """The same where the tokens depend on the question: each in a row of its own, captions left out."""
-    rows, slots = ((some.asked.kind >= 0) & (some.asked.kind != CAPTION)).nonzero(as_tuple=True)
+    """The same where the tokens depend on the question: each in a row of its own, a random part, no captions."""
+    can = ((some.asked.kind >= 0) & (some.asked.kind != CAPTION)).nonzero()
+    rows, slots = can[torch.randperm(len(can))[: APART * len(some.words)].to(can.device)].unbind(1)
     one = some.asked[rows, slots]
     words, targets = torch.cat([one.words, one.answer[:, :1]], 1), one.answer[:, :2]
     asked = F.pad(one.words > 0, (0, 1))
@@ -94,7 +98,7 @@ def train(
     averaged. `more(projector, host, bank)` is a loss of the method's own on the same pictures, added. Every projector
     sees the same pictures in the same order.
     """
-    host.requires_grad_(False)
+    host = quickly(host.requires_grad_(False))
     answers = apart if one_by_one(projector) else together
 
     def loss(model: nn.Module, step: int) -> Tensor:
@@ -103,6 +107,16 @@ def train(
         return value if more is None else value + more(model, host, some)
 
     return fit(projector, loss, options.apply(PLAN), **options.where())
+
+
+def quickly(host: VLM) -> VLM:
+    """On a GPU a copy in bfloat16 whose language model is compiled layer by layer; elsewhere the host as it is."""
+    if not next(host.parameters()).is_cuda:
+        return host
+    copied = copy.deepcopy(host).bfloat16()
+    for block in copied.lm.blocks:
+        block.compile(dynamic=False)
+    return copied
 
 
 def trained_on(host: VLM, of: str, options: Options) -> Bank:
