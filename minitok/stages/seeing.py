@@ -90,7 +90,10 @@ class Seen:
         return tokens.unflatten(0, self.images.shape[:-3])
 
     def __getitem__(self, rows: Tensor) -> "Seen":
-        return Seen(self.host, self.x[rows], self.images[rows])
+        """Some of the pictures; what was computed of all of them is not computed again."""
+        some = Seen(self.host, self.x[rows], self.images[rows])
+        vars(some).update({name: value[rows] for name, value in vars(self).items() if name in ("levels", "cls")})
+        return some
 
 
 def wanted(method: Method) -> list[str]:

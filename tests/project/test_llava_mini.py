@@ -138,6 +138,7 @@ def test_the_language_model_reads_compressed_tokens_and_fused_words(method, x, w
 def test_it_begins_with_words_that_are_nearly_their_own():
     torch.manual_seed(0)
     method, text = LLaVAMini().requires_grad_(False), torch.randn(1, 6, 192) * 0.1
+    assert len(method.blocks) == 1
     fused = method.fuse(torch.randn(1, 256, 192), text, torch.ones(1, 6).bool())[1]
     assert 0 < float((fused - text).norm() / text.norm()) < 0.5
     assert method.blocks[0].mlp.gate.out_features == 192

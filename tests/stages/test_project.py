@@ -184,6 +184,12 @@ def test_a_method_is_given_what_its_arguments_name(stage):
     assert row.own < 0.05
 
 
+def test_some_pictures_keep_what_was_computed_of_all(stage, monkeypatch):
+    whole, rows = stage.seen.levels, torch.tensor([1, 0, 1])
+    monkeypatch.setattr(type(stage.host), "levels", None)
+    assert torch.equal(stage.seen[rows].levels, whole[rows])
+
+
 def test_words_of_the_question_are_told_from_what_fills_it(stage):
     method = Asking()
     stage.logits(method, 4)
