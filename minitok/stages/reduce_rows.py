@@ -91,9 +91,13 @@ def gap(ours: answers.Row, other: answers.Row, of: str = "bits") -> tuple[float,
 
 
 def table(rows: Mapping[str, Row]) -> str:
-    """Rows by their names, as text."""
-    head = ("", "tokens", "all kinds (%)", *KINDS, "as before (%)", "moved (bits)", "object kept (%)")
-    lines: list[tuple[str, ...]] = [(*head, "LM FLOPs (%)", "own (%)", "needs")]
+    """Rows by their names, as text.
+
+    Right answers are the mean over kinds of question; `bits` is how far the answers moved, `object` how much of the
+    object asked for was kept, `FLOPs` the language model's, `own` the method's, both as shares of all tokens' FLOPs.
+    """
+    head = ("", "tokens", "right %", *KINDS, "loyal %", "bits", "object %", "FLOPs %", "own %", "needs")
+    lines: list[tuple[str, ...]] = [head]
     for name, row in rows.items():
         figures = (row.even, *map(row.kind, KINDS), row.loyal, row.moved, row.found, 100 * row.flops, 100 * row.own)
         cells = ("-" if math.isnan(figure) else shown(figure) for figure in figures)

@@ -18,6 +18,7 @@ from minitok import house, metrics
 from minitok.data import scenes as pictures
 from minitok.data.objects import Scenes
 from minitok.data.questions import SLOTS, Questions, ask
+from minitok.data.wordings import WORDS
 from minitok.nn import Layer
 from minitok.reduce import Reduction, cost, offered
 from minitok.stages import answers, reduce_cuts
@@ -125,11 +126,12 @@ class Stage:
         one = self.cut(layer).alone(self.rows[:1], inspect.signature(method).parameters)
         return left / whole, metrics.flops(partial(method, **asked_for(method, one)), one.visual, k) / whole
 
-    def chosen(self, method: Method, k: int, question: int, layer: int | None = None) -> Reduction:
-        """What a method makes of the picture of one question (a number in `questions`), for showing it."""
-        names = inspect.signature(method).parameters
-        at = self.cut(layer).alone(self.rows[question : question + 1], names)
-        return method(at.visual, k, **asked_for(method, at))
+    @torch.no_grad()
+    def shown(self, method: Method, k: int, question: int, layer: int | None = None) -> tuple[Reduction, str]:
+        """What a method makes of the picture of one question (a number in `questions`), and the answer then."""
+        rows, names = self.rows[question : question + 1], inspect.signature(method).parameters
+        made, said = self.tried(method, k, self.cut(layer).alone(rows, names))
+        return made, WORDS[int(said[0, 0].argmax())]
 
 
 def asked_for(method: Method, at: Cut) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from minitok import house, metrics
+from minitok.data.wordings import WORDS
 from minitok.reduce import Reduction, fastv, highest, once, random_drop, tome
 from minitok.stages import reduce, reduce_rows, reduce_vlm
 from minitok.stages.controls import LOTS, attended, pooling
@@ -135,7 +136,7 @@ def test_it_says_how_much_of_the_object_was_kept(stage):
     row = stage.measure(by_paid, 60, 1)
     for i in (0, 4, len(row.recall) - 1):
         question, scene = stage.questions[i], int(stage.rows[i, 0])
-        kept = set(stage.chosen(by_paid, 60, i, 1).order[0].tolist())
+        kept = set(stage.shown(by_paid, 60, i, 1)[0].order[0].tolist())
         slots = [slot for slot in (int(question.first), int(question.second)) if slot >= 0]
         pixels = stage.scenes.masks[scene, slots].any(0).nonzero().tolist() if slots else []
         inside = [y // 4 * 16 + x // 4 in kept for y, x in pixels]
@@ -147,6 +148,12 @@ def test_it_says_how_much_of_the_object_was_kept(stage):
     assert row.recall[count].isnan().all()
     assert stage.full.recall[~count].nansum() > 0
     assert stage.measure(pooling, 16).recall.isnan().all()
+
+
+def test_it_shows_what_is_kept_and_said(stage):
+    made, said = stage.shown(tome, 30, 3, 2)
+    assert made.shape == (1, 30, 256)
+    assert said == WORDS[int(alone(stage, 3, tome, 30, 2).argmax())]
 
 
 def test_pixels_count_where_their_patch_was_kept():
@@ -184,7 +191,7 @@ def test_a_gap_counts_scenes_not_questions():
 
 def test_a_table_says_all_that_was_asked(stage):
     lines = table({"cls": stage.measure(attended, 81), "squares": stage.measure(pooling, 81, 1)}).splitlines()
-    assert lines[0].split()[:4] == ["tokens", "all", "kinds", "(%)"]
+    assert lines[0].split()[:4] == ["tokens", "right", "%", "exists"]
     assert lines[1].split()[:2] == ["cls", "81"]
     assert lines[1].endswith("CLS")
     assert " - " in lines[2]
