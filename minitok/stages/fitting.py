@@ -91,14 +91,15 @@ def train(
     budgets: Budgets,
     options: Options,
     more: More | None = None,
+    compiled: bool = True,
 ) -> nn.Module:
     """Trains a projector so that the frozen language model answers rightly; returns it in eval mode.
 
     `budgets()` says with how many tokens a step is made: one number, a random one, or several whose losses are
     averaged. `more(projector, host, bank)` is a loss of the method's own on the same pictures, added. Every projector
-    sees the same pictures in the same order.
+    sees the same pictures in the same order. `compiled` as in `quickly`.
     """
-    host = quickly(host.requires_grad_(False))
+    host = quickly(host.requires_grad_(False), compiled)
     answers = apart if one_by_one(projector) else together
 
     def loss(model: nn.Module, step: int) -> Tensor:
@@ -109,12 +110,15 @@ def train(
     return fit(projector, loss, options.apply(PLAN), **options.where())
 
 
-def quickly(host: VLM) -> VLM:
-    """On a GPU a copy in bfloat16 whose language model is compiled layer by layer; elsewhere the host as it is."""
+def quickly(host: VLM, compiled: bool = True) -> VLM:
+    """On a GPU a copy in bfloat16 whose language model is compiled layer by layer; elsewhere the host as it is.
+
+    It is compiled anew for each number of tokens: not worth while where steps have many different ones.
+    """
     if not next(host.parameters()).is_cuda:
         return host
     copied = copy.deepcopy(host).bfloat16()
-    for block in copied.lm.blocks:
+    for block in copied.lm.blocks if compiled else ():
         block.compile(dynamic=False)
     return copied
 

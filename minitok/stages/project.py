@@ -106,9 +106,9 @@ class League:
             trial = TRIALS[name]
             torch.manual_seed(self.options.seed)
             made, host = trial.build(k), self.stage(trial.of).host
-            fitting.shipped(
-                fitting.train(made, host, self.bank(trial.of), trial.drawn(k), self.options, trial.more), path
-            )
+            held, drawn = self.bank(trial.of), trial.drawn(k)
+            done = fitting.train(made, host, held, drawn, self.options, trial.more, trial.compiled)
+            fitting.shipped(done, path)
 
     def row(self, name: str, k: int) -> dict[str, float]:
         """What is answered through a trained projector with k tokens."""

@@ -35,7 +35,8 @@ class Trial:
     """One row of the league for each of `budgets`, on scenes, crops or clips.
 
     `build(k)` makes the module for a budget. With `elastic`, which says with how many tokens a step is made, one
-    module, built for the largest, is trained for all budgets. `more` is a loss of the method's own.
+    module, built for the largest, is trained for all budgets. `more` is a loss of the method's own. `compiled` is false
+    where the steps have many different numbers of tokens.
     """
 
     build: Callable[[int], nn.Module]
@@ -43,6 +44,7 @@ class Trial:
     of: str = "scenes"
     elastic: Budgets | None = None
     more: More | None = None
+    compiled: bool = True
 
     def drawn(self, k: int) -> Budgets:
         """With how many tokens each step of the training for the budget k is made."""
@@ -70,8 +72,8 @@ TRIALS: dict[str, Trial] = {
     "pooling": Trial(Pooling, (64, 16, 4, 1)),
     "pixel shuffle": Trial(Shuffle, (64, 16)),
     "resampler": Trial(Resampler, (256, 64, 16, 4, 1)),
-    "mqt": Trial(lambda k: MQT(), (256, 64, 16, 4, 1), elastic=lots(mqt.draw)),
-    "mqt, featured": Trial(lambda k: MQT(featured=True), (256, 64, 16, 4, 1), elastic=lots(mqt.draw)),
+    "mqt": Trial(lambda k: MQT(), (256, 64, 16, 4, 1), elastic=lots(mqt.draw), compiled=False),
+    "mqt, featured": Trial(lambda k: MQT(featured=True), (256, 64, 16, 4, 1), elastic=lots(mqt.draw), compiled=False),
     "mqt, only 256": Trial(lambda k: MQT(), (256, 64, 16, 4), elastic=only(256)),
     "mqt, fixed": Trial(lambda k: MQT(), (64, 16, 4)),
     "m3": Trial(lambda k: M3(), m3.scales(256), elastic=lambda: m3.scales(256)),
