@@ -7,7 +7,8 @@ compressed tokens and at the words is all that the language model reads; it neve
 fused: nobody has them when the question is asked.
 
 Differs from the paper: N is 1 (there 4 of 32 layers), its feed-forward part as wide as the tokens; C is 1 by default
-(there 2 in the code's default, 1 in the title); the compressed tokens and the fused words stand where our language
+(there 2 in the code's default, 1 in the title); the blocks' last matrices begin as zero, so that a language model that
+is not trained meets its own words at first; the compressed tokens and the fused words stand where our language
 model expects a picture and its words (there from 0 on); one picture, neither crops nor frames.
 Notebook: notebooks/07_project/09_llava_mini.ipynb.
 """
@@ -96,6 +97,9 @@ class LLaVAMini(nn.Module):
         self.budgets, self.d = (k,), d
         self.compressor, self.mlp = Compressor(math.isqrt(k), c, heads), llava.LLaVA(c, d)
         self.blocks = Transformer(Shape(d, depth, heads, kv_heads, hidden or d)).blocks
+        for name, weight in self.blocks.named_parameters():
+            if ".out." in name:
+                nn.init.zeros_(weight)
 
     def fuse(
         self, x: Float[Tensor, "b n c"], text: Float[Tensor, "b t d"], asked: Bool[Tensor, "b t"]
