@@ -80,7 +80,7 @@ def inject(
     s = stride(key.shape[1], query.shape[1])
     parts = query[:, :, None], regions(key, s), regions(value, s)
     q, key, value = (part.unflatten(-1, (heads, -1)).transpose(2, 3) for part in parts)  # b k h m d
-    return F.scaled_dot_product_attention(q, key, value).transpose(2, 3).flatten(2)
+    return F.scaled_dot_product_attention(q, key, value).flatten(2)  # one query a square: b k h 1 d
 
 
 class TokenPacker(nn.Module):

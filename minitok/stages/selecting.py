@@ -97,4 +97,4 @@ class Attended(BUS):
         del self.selector
 
     def scores(self, layer: Layer, text: Tensor, asked: Tensor) -> Tensor:
-        return layer.attention[:, :, 0, 1:].mean(1).logit()
+        return layer.attention[:, :, 0, 1:].float().mean(1).logit()

@@ -12,6 +12,17 @@ from minitok.nn import Layer
 from minitok.project.bus import BUS, Abstraction, Selector, Short, matching_loss, patches_of, select
 
 
+def test_the_decoder_has_two_layers_over_all_that_was_kept():
+    bus = BUS(3, 6, 5, u=2, width=8, heads=2)
+    kept = torch.randn(2, 4, 6)
+    q = bus.queries.expand(2, 3, 8)
+    expected = bus.mlp(bus.norm(bus.decoder[1](bus.decoder[0](q, kept), kept)))
+    assert len(bus.decoder) == 2
+    assert_close(bus.summary(kept), expected)
+    assert_close(bus.summary(kept.flip(1)), expected)
+    assert bus.decoder[0].into.heads == bus.decoder[0].among.heads == 2
+
+
 def test_labels_by_a_plain_loop():
     boxes = torch.tensor([[[3.0, 0, 8, 4], [5, 5, 6, 11.5]], [[0, 0, 0, 0], [4, 4, 12, 8]]])
     named = torch.tensor([[True, False], [True, True]])
@@ -70,7 +81,7 @@ def test_only_the_fused_token_teaches_the_selector_what_to_drop():
 
 def test_the_selector_is_an_mlp_of_patch_and_mean_word():
     selector = Selector(4, 6, 5)
-    x, text, asked = torch.randn(2, 3, 4), torch.randn(2, 4, 6), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]).bool()
+    x, text, asked = torch.randn(2, 3, 4), torch.randn(2, 4, 6), torch.tensor([[0, 0, 0, 1], [1, 1, 1, 1]]).bool()
     whole = torch.cat([selector.see.weight, selector.hear.weight], 1)
     for row in range(2):
         t = nn.functional.layer_norm(text[row, asked[row]].mean(0), (6,))
@@ -100,17 +111,6 @@ def test_a_layer_of_the_decoder_is_torchs_own():
     theirs.load_state_dict(state)
     q, kept = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
     assert_close(mine(q, kept), theirs(q, kept))
-
-
-def test_the_decoder_has_two_layers_over_all_that_was_kept():
-    bus = BUS(3, 6, 5, u=2, width=8, heads=2)
-    kept = torch.randn(2, 4, 6)
-    q = bus.queries.expand(2, 3, 8)
-    expected = bus.mlp(bus.norm(bus.decoder[1](bus.decoder[0](q, kept), kept)))
-    assert len(bus.decoder) == 2
-    assert_close(bus.summary(kept), expected)
-    assert_close(bus.summary(kept.flip(1)), expected)
-    assert bus.decoder[0].into.heads == bus.decoder[0].among.heads == 2
 
 
 def test_behind_an_encoder_it_selects_among_the_features():
