@@ -1,10 +1,10 @@
 """VisionThink before the house's `vlm_many`: what the thumbnail leaves it with, how its policy is trained and measured.
 
 The host is frozen, so its state after a question about the thumbnail, and how likely it answers rightly in either
-round, are all that the policy's training needs. `write(folder)` computes them, minutes on a CPU; the project ships them
-as data/checkpoints/asking-{trained,held}.safetensors.
+round, are all that the policy's training needs. `write()` computes them, minutes on a CPU, and the project ships them.
 """
 
+import json
 import pathlib
 from dataclasses import dataclass, fields
 from typing import Any
@@ -25,7 +25,8 @@ from minitok.vlm import ManyVLM
 
 SMALL, LARGE = 64, 320
 # Large scenes that the policy is trained on, and those that it is measured on.
-SCENES = {"trained": (250, TRAINED + 2**30), "held": (190, 2 * 10**6)}
+SCENES = {"trained": (400, TRAINED + 2**30), "held": (250, 2 * 10**6)}
+RECIPE = "python -c 'from minitok.stages import asking; asking.write()'"
 
 
 @dataclass(frozen=True)
@@ -69,19 +70,28 @@ def look_twice(host: ManyVLM, scenes: int, seed: int) -> States:
     return States(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def write(folder: str | pathlib.Path) -> None:
-    """Computes the states of `SCENES` and writes each as a file of at most a megabyte."""
+def place(folder: str | pathlib.Path | None) -> pathlib.Path:
+    """Where the states lie: in a folder, or where the project ships them."""
+    return pathlib.Path(folder) if folder else files.shipped("checkpoints", "asking")
+
+
+def write(folder: str | pathlib.Path | None = None) -> None:
+    """Computes the states of `SCENES`, and writes each as a file, with a card beside them."""
+    host, hashes = house.load("vlm_many"), {}
+    place(folder).mkdir(parents=True, exist_ok=True)
     for name, (scenes, seed) in SCENES.items():
-        made = look_twice(house.load("vlm_many"), scenes, seed)
-        state = {key: value.half() if value.is_floating_point() else value.byte() for key, value in vars(made).items()}
-        with files.writing(pathlib.Path(folder) / f"asking-{name}.safetensors") as path:
-            save_file(state, path)
+        made = vars(look_twice(host, scenes, seed))
+        with files.writing(place(folder) / f"{name}.safetensors") as path:
+            save_file({key: v.half() if v.is_floating_point() else v.byte() for key, v in made.items()}, path)
+        hashes[name] = files.sha256(place(folder) / f"{name}.safetensors")
+    with files.writing(place(folder) / "card.json") as path:
+        card = {"name": "asking", "recipe": RECIPE, "sha256": hashes}
+        path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
 def load(name: str, folder: str | pathlib.Path | None = None) -> States:
     """The states of `trained` or `held` scenes; by default those that the project ships."""
-    path = pathlib.Path(folder) if folder else files.shipped("checkpoints")
-    state = load_file(path / f"asking-{name}.safetensors")
+    state = load_file(place(folder) / f"{name}.safetensors")
     made = {key: value.float() if value.is_floating_point() else value.long() for key, value in state.items()}
     return States(**made | {"hits": made["hits"] > 0})
 

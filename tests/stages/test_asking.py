@@ -1,10 +1,12 @@
 """VisionThink's stage with a host that has learnt nothing: both rounds, the files, the training, the outcomes."""
 
+import json
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from minitok import house
+from minitok import files, house
 from minitok.data.questions import KINDS
 from minitok.stages import asking, seeing
 from minitok.stages.asking import States, outcome
@@ -51,6 +53,8 @@ def test_both_rounds_are_those_of_single_questions(host, tmp_path, monkeypatch):
     for name, part in vars(made).items():
         assert_close(vars(again)[name], part, atol=2e-3, rtol=2e-3)
     assert not torch.equal(asking.load("held", tmp_path).hidden, again.hidden)
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["sha256"]["held"] == files.sha256(tmp_path / "held.safetensors")
 
 
 def test_a_policy_learns_to_ask_where_it_pays():
