@@ -1,0 +1,221 @@
+# %% [markdown]
+# # Projectors: the overview
+#
+# **Chapter 7.** How does a picture reach a language model, and in how few tokens can it still be asked about?
+# **Code:** `minitok/project/`, one file a method; the work that all are given is in `minitok/stages/project.py`.
+# **Read first:** nothing. Each method has a lesson of its own; this page sets them side by side.
+
+# %%
+import inspect
+
+import torch
+from torch import nn
+
+from minitok import papers, project, stages, viz
+from minitok.metrics import difference
+from minitok.project import MQT, TokenPacker
+from minitok.stages.seeing import wanted
+
+# %% [markdown]
+# ## The problem
+#
+# A vision-language model is a vision encoder, a **projector** and a language model. The encoder makes a vector of each
+# patch; the projector turns them into **visual tokens**, vectors that stand before the words of a question. With one
+# token a patch ([LLaVA](01_llava.ipynb)) a question of twelve words is read after 256 tokens, and all of them are paid
+# for in every layer:
+
+# %%
+stage = stages.project.stage(8)
+for k in (256, 64, 16, 4, 1):
+    print(f"{k:3} tokens: {stage.cost(k) / 1e6:7.1f} million FLOPs of the language model for one question")
+assert stage.cost(256) > 8 * stage.cost(16)
+
+# %% [markdown]
+# ## The contract
+#
+# A projector is an `nn.Module` that is built without arguments: `projector(x, k)` gives k tokens for features x (b rows
+# of n patches with c channels). `budgets` says which k it knows; another is a `ValueError`. Whatever else it looks at,
+# it asks for by name.
+
+# %%
+methods = {name: getattr(project, name) for name in project.__all__}
+for name, method in sorted(methods.items(), key=lambda pair: pair[0].lower()):
+    k = getattr(method(), "budgets", (256,))
+    few = ", ".join(map(str, k if len(k) < 6 else (*k[:2], "...", *k[-2:])))
+    print(f"{name:15} k = {few:24}", *wanted(method()))
+
+# %% [markdown]
+# `text` are the embedded words of the question, of which `asked` are no filling; `levels` the features after each of
+# the encoder's six layers; `cls` its CLS token; `images` the pixels.
+#
+# A test holds the contract for every method: k tokens come out; rows of a batch do not see each other; gradients reach
+# the features and all that is trained; half precision agrees within its rounding. Beyond that, each kind of method
+# answers for something of its own:
+#
+# | kind | methods | what is promised |
+# |---|---|---|
+# | elastic | MQT, M3, TokenFLEX | one module serves all k; MQT's first k tokens are the same for every budget |
+# | region-local | TokenPacker | a token sees only its square of patches |
+# | text-guided | SliME, BUS | other words, other tokens; the words of other rows change nothing |
+# | inside the language model | LLaVA-Mini, Vision Remember, CrossLMM | words or tokens look at patches again: `read` |
+# | video | PVC, CrossLMM, LangDC | frames tell what is new; a clip gets what its caption needs |
+# | policy | VisionThink | the model itself asks for the larger picture, and pays |
+
+# %%
+torch.manual_seed(0)
+x, elastic, local = torch.randn(1, 256, 192), MQT().eval().requires_grad_(False), TokenPacker().eval()
+other = x.clone()
+other[:, 0] += 1  # the patch in the upper left corner
+with torch.no_grad():
+    before, after = (local(part, 16, levels=torch.stack([part] * 6, 1)) for part in (x, other))
+moved = (after - before).abs().amax(-1)[0] > 1e-6
+print("elastic: 4 of 64 tokens are the 4 of 4:", difference(elastic(x, 64)[:, :4], elastic(x, 4)) < 1e-5)
+print("region-local: one patch moved token", moved.nonzero().flatten().tolist(), "of 16")
+assert moved.nonzero().flatten().tolist() == [0]
+
+# %% [markdown]
+# ## The stage
+#
+# Two vision-language models of ours, trained on rendered pictures; their encoder and language model stay frozen.
+# `vlm` answers about **scenes** of 64 x 64; `vlm_many` about **crops** (a scene of 128 x 128 as a thumbnail and four
+# quarters) and **clips** of 8 frames. Every projector is trained for 1,200 steps on the same pictures in the same
+# order. `stage.measure(projector, k)` asks held-out questions of nine kinds.
+
+# %%
+viz.show(viz.images(stage.pictures[:8], [f"scene {i}" for i in range(8)], columns=8, height=1.2), photo=True)
+scene, question = 3, "how many objects are there ?"
+print(question, {answer: f"{share:.0%}" for answer, share in stage.says(scene, question).items()})
+
+# %% [markdown]
+# ## The league, in small
+#
+# Controls look at nothing but the grid: the mean of squares (**pooling**), the patches of a square side by side
+# (**pixel shuffle**), k learnt queries (**resampler**). Here with 16 tokens, on the 8 scenes above.
+
+# %%
+named = ("pooling", "pixel shuffle", "resampler", "mqt", "tokenflex", "tokenpacker")
+rows = {"all 256": stage.full}
+rows |= {f"{name}, 16": stage.measure(stages.project.trained(name, 16), 16) for name in named}
+print(stages.project.table(rows))
+
+# %% [markdown]
+# One question is two points here, so this only shows how the table is made.
+#
+# ## The league table
+#
+# Computed once by `minitok league project`; "own" is what the projector computes itself.
+
+# %%
+facts = stages.load("project")
+print(facts["how"], "\n")
+scores = ("all kinds", "loyal", "exists", "count", "digit", "cost", "own", "parameters")
+short = facts | {"scores": {name: facts["scores"][name] for name in scores}}
+controls = ("the host itself", "llava", "pooling", "pixel shuffle", "resampler")
+
+
+def of(pictures, *names):
+    kept = [row for row in facts["rows"] if not names or row["method"] in names]
+    print(stages.table(short | {"rows": kept}, pictures=pictures), "\n")
+
+
+of("scenes", *controls)
+of("scenes", "mqt", "m3", "tokenflex", "tokenpacker", "pvc", "bus", "llava_mini", "vision_remember")
+
+# %%
+of("crops", "the host itself", "slime", "slime, by lot", "slime, evenly")
+of("clips", "the host itself", "crosslmm", "crosslmm, pooled", "langdc", "langdc, queries")
+
+# %%
+at = {(row["method"], row["tokens"]): row for row in facts["rows"] if row["pictures"] == "scenes"}
+
+
+def curve(name, score="all kinds"):
+    found = sorted((k, row[score]) for (method, k), row in at.items() if method == name)
+    return [k for k, _ in found], [value for _, value in found]
+
+
+shown = {"baseline: resampler": "resampler", "muted: pooling": "pooling", "mqt": "mqt", "m3": "m3"}
+shown |= {"tokenpacker": "tokenpacker", "pixel shuffle": "pixel shuffle", "ours: llava_mini": "llava_mini"}
+series = {label: curve(name) for label, name in shown.items()}
+title = "Right answers by number of visual tokens"
+viz.show(viz.lines(series, title, "visual tokens", "right answers (%), mean of nine kinds", log="x"))
+
+# %% [markdown]
+# Which answers go first?
+
+# %%
+for kind in ("exists", "colour", "count", "left", "digit"):
+    print(f"{kind:8}", *[f"{name} {at[name, 16][kind]:5.1f}" for name in ("pooling", "resampler", "tokenpacker")])
+
+# %%
+control = viz.slider(
+    lambda kind="digit", name="pooling": viz.show(
+        viz.lines({name: curve(name, kind)}, f"{name}: {kind}", "visual tokens", "right (%)", log="x")
+    ),
+    kind=["exists", "colour", "count", "left", "digit"],
+    name=["pooling", "resampler", "mqt"],
+)
+viz.ends(control)
+control
+
+# %% [markdown]
+# ## On a model of someone else's
+#
+# Projectors are functions of tensors, so any encoder's features will do. Here a LLaVA of Hugging Face's `transformers`
+# (extra `models`; random weights, so there is nothing to download): 256 patches of 64 channels become 16 tokens of a
+# Llama of width 96.
+
+# %%
+try:
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+except ImportError:
+    print("pip install minitok[models] brings transformers")
+else:
+    eyes = CLIPVisionConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=64, patch_size=4)
+    mouth = LlamaConfig(hidden_size=96, num_hidden_layers=2, num_attention_heads=4, vocab_size=200)
+    theirs = LlavaForConditionalGeneration(LlavaConfig(vision_config=eyes, text_config=mouth, image_token_index=199))
+    patches = theirs.model.vision_tower(stage.pictures[:2], output_hidden_states=True).hidden_states[-2][:, 1:]
+    visual = MQT(c=64, d=96, heads=4)(patches, 16)
+    words = theirs.get_input_embeddings()(torch.tensor([[5, 6, 7], [5, 6, 8]]))
+    read = theirs.model.language_model(inputs_embeds=torch.cat([visual, words], 1)).last_hidden_state
+    print("patches", tuple(patches.shape), "visual", tuple(visual.shape), "answers", tuple(theirs.lm_head(read).shape))
+
+# %% [markdown]
+# ## Your own method
+#
+# One class is enough. This one keeps the 16 patches whose features are longest, and the contract judges it; a mistake,
+# such as reading the picture of another row, is told in words.
+
+
+# %%
+class Longest(nn.Module):
+    budgets = (16,)
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(192, 192)
+
+    def forward(self, x, k=None):
+        if k not in (None, 16):
+            raise ValueError(f"k={k} came, expected 16")
+        kept = x.norm(dim=-1).topk(16).indices.sort().values
+        return self.layer(x.gather(1, kept[..., None].expand(-1, -1, x.shape[2])))
+
+
+# %%
+class Neighbour(Longest):
+    def forward(self, x, k=None):
+        return super().forward(x.roll(1, 0), k)  # each row reads the picture of the row before
+
+
+for method in (Longest, Neighbour):
+    print(f"{method.__name__}:", papers.check("project", method))
+
+# %% [markdown]
+# Its row, with the host's own projector in place of a trained layer:
+
+# %%
+mine = Longest()
+mine.layer = stage.host.projector
+print(stages.project.table({"longest, 16": stage.measure(mine, 16)} | {name: rows[name] for name in list(rows)[:3]}))
+print("parameters of forward:", *inspect.signature(mine.forward).parameters)
