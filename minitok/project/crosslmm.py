@@ -8,9 +8,10 @@ CA(q, V) = softmax(q W_q (V W_k)^T / sqrt(d)) V W_v W_o. With g = 0 the model is
 Self-attention costs (F m + t)^2 in place of (F n + t)^2; looking back costs (F m + t) F n a time.
 
 Differs from the paper, of which only the abstract and public reviews could be read: the layers (after the second and
-the fourth of six), a gate of its own for each look, from 0 on, with sqrt(d) times the step of other weights, the norms before queries and keys, and V's keys
-and values, which all looks share, are our choices, as is a learnt vector for each frame; language model and encoder
-are frozen, where the paper tunes them. It pools 27 x 27 patches to 1, 9 or 16 tokens; ours are 16 x 16: 1, 4 or 16.
+the fourth of six), a gate of its own for each look, from 0 on, with sqrt(d) times the step of other weights, the norms
+before queries and keys, and V's keys and values, which all looks share, are our choices, as is a learnt vector for
+each frame; language model and encoder are frozen, where the paper tunes them. It pools 27 x 27 patches to 1, 9 or 16
+tokens; ours are 16 x 16: 1, 4 or 16.
 Notebook: notebooks/07_project/10_crosslmm.ipynb.
 """
 
