@@ -199,7 +199,8 @@ def test_words_of_the_question_are_told_from_what_fills_it(stage):
 
 
 @pytest.mark.usefixtures("_small")
-def test_training_shows_a_method_the_question_and_not_the_answer():
+def test_training_shows_a_method_the_question_and_not_the_answer(monkeypatch):
+    monkeypatch.setattr(fitting, "APART", 100)  # all questions
     host, method = house.load("vlm"), Asking()
     held = fitting.bank(host, 2)[torch.arange(2)]
     blind, once = fitting.together(method.pooling, host, held, 4), fitting.apart(method, host, held, 4)
