@@ -4,11 +4,13 @@ from minitok.reduce._common import Blended, Kept, Merged, Reduction, cost, even,
 from minitok.reduce.divprune import divprune
 from minitok.reduce.fastv import fastv
 from minitok.reduce.fopru import fopru
+from minitok.reduce.hiprune import hiprune
 from minitok.reduce.pitome import falling, pitome
 from minitok.reduce.random_drop import random_drop
+from minitok.reduce.todre import todre
 from minitok.reduce.token_transforming import token_transforming
 from minitok.reduce.tome import tome
 
 __all__ = ["Blended", "Kept", "Merged", "Reduction"]
 __all__ += ["cost", "even", "falling", "highest", "offered", "once", "resume", "spread"]
-__all__ += ["divprune", "fastv", "fopru", "pitome", "random_drop", "token_transforming", "tome"]
+__all__ += ["divprune", "fastv", "fopru", "hiprune", "pitome", "random_drop", "todre", "token_transforming", "tome"]

@@ -14,7 +14,18 @@ from tqdm import tqdm
 
 from minitok.data import clothing
 from minitok.house import Options
-from minitok.reduce import Reduction, divprune, falling, fastv, fopru, pitome, token_transforming, tome
+from minitok.reduce import (
+    Reduction,
+    divprune,
+    falling,
+    fastv,
+    fopru,
+    hiprune,
+    pitome,
+    todre,
+    token_transforming,
+    tome,
+)
 from minitok.stages import answers, reduce_rows, reduce_vit, reduce_vlm
 from minitok.stages._common import kept
 from minitok.stages.answers import Row
@@ -48,11 +59,12 @@ SQUARES, SCENES, INSIDE = (81, 64, 16), 96, 1
 
 METHODS: dict[str, Sequence[Method]] = {
     "random_drop": LOTS, "tome": [tome], "fastv": [fastv], "pitome": [pitome],
-    "token_transforming": [token_transforming], "divprune": [divprune], "fopru": [fopru], "pooling": [pooling],
-    "radial": [radial], "attended": [attended],
+    "token_transforming": [token_transforming], "divprune": [divprune], "todre": [todre], "fopru": [fopru],
+    "hiprune": [hiprune], "pooling": [pooling], "radial": [radial], "attended": [attended],
 }  # fmt: skip
-# Where a method is measured, if not everywhere: it asks for what is known there alone.
-ONLY = {"fastv": ("inside",), "pooling": ("once", "before", "inside"), "radial": ("once", "before", "inside")}
+# Where a method is measured, if not everywhere: some ask for what only one host or place can tell.
+ONLY = {"fastv": ("inside",), "hiprune": ("before", "inside")}
+ONLY |= dict.fromkeys(("pooling", "radial"), ("once", "before", "inside"))
 
 
 @overload

@@ -34,8 +34,8 @@ NOT_IDENTITY: dict[str, str] = {}
 NOT_COMPILED = {"random_drop": "a generator cannot be made inside of what is compiled"}
 # Which dimensions of a signal count tokens; the text has tokens of its own.
 TOKENS = {
-    "x": (1,), "keys": (2,), "attention": (2, 3), "cls_attention": (2,), "paid": (3,), "scores": (1,), "size": (1,),
-    "text": (),
+    "x": (1,), "keys": (2,), "attention": (2, 3), "cls_attention": (2,), "paid": (3,), "middle": (3,),
+    "deep": (3,), "scores": (1,), "size": (1,), "text": (),
 }  # fmt: skip
 METHODS = [row.slug for row in papers.rows("reduce") if papers.places(row.slug)["module"].exists()]
 
@@ -53,6 +53,8 @@ def given(seed: int = 0) -> dict:
         "attention": random(B, 2, N, N).softmax(-1),
         "cls_attention": random(B, 2, N).softmax(-1),
         "paid": random(B, 2, N + 5, N).softmax(-1),
+        "middle": random(B, 2, N + 1, N).softmax(-1),
+        "deep": random(B, 2, N + 1, N).softmax(-1),
         "size": torch.randint(1, 4, (B, N), generator=generator).float(),
         "scores": random(B, N),
         "text": random(B, 5, C),
