@@ -146,7 +146,8 @@ def test_it_begins_with_words_that_are_their_own_and_learns_to_change_them():
 
 
 def test_its_sizes_are_those_of_the_card():
-    (block,) = LLaVAMini().blocks
+    (block,), (k,) = LLaVAMini().blocks, LLaVAMini().budgets
+    assert k == 1
     assert block.mlp.gate.out_features == 192
     small = LLaVAMini(depth=2, kv_heads=1, hidden=64)
     assert [(block.attention.key.out_features, block.mlp.gate.out_features) for block in small.blocks] == [(64, 64)] * 2

@@ -138,6 +138,7 @@ def test_only_the_chosen_levels_count_each_normed_by_itself(levels):
 
 def test_it_stands_after_the_second_and_the_fifth_layer():
     assert VisionRemember().after == (1, 4)
+    assert VisionRemember().budgets == (16,)
     assert len(VisionRemember(after=(0, 1, 2)).remember) == 3
 
 
