@@ -54,14 +54,15 @@ def tell(step: Step, most: int, stop: int = STOP) -> Told:
     `step` reads the prompt (None), then one word a row; it returns the state (b w) and the logits (b v) of the last
     position. Of equal logits the lower word is said. After a row's stop stand zeros.
     """
-    said, rows = None, []
+    said, going, rows = None, None, []
     for _ in range(most):
         state, logits = step(said)
-        going = torch.ones_like(logits[:, 0], dtype=torch.bool) if said is None else (said != stop) & rows[-1][2]
-        if not going.any():
-            break
+        going = torch.ones_like(logits[:, 0], dtype=torch.bool) if going is None else going
         said = logits.argmax(-1).where(going, 0)
         rows.append((said, state * going[:, None], going))
+        going = going & (said != stop)
+        if not going.any():
+            break
     words, states, there = (torch.stack(part, 1) for part in zip(*rows, strict=True))
     more = most - len(rows)
     return Told(F.pad(words, (0, more)), F.pad(states, (0, 0, 0, more)), F.pad(there, (0, more)))
@@ -114,8 +115,7 @@ class Captioner(nn.Module):
     def run(self, x: Float[Tensor, "b n w"], cache: Cache | None = None) -> tuple[Tensor, Tensor]:
         """The states after `layer` layers, and the logits of what is said, at each of the new positions x."""
         states = [x]
-        last = self.lm(x, cache=cache, after_layer=lambda i, x: states.append(x) or x)
-        states[-1] = last
+        states[-1] = last = self.lm(x, cache=cache, after_layer=lambda i, x: states.append(x) or x)
         return states[self.layer], self.head(last)
 
     def forward(self, x: Float[Tensor, "b n c"], words: Int[Tensor, "b t"]) -> tuple[Tensor, Tensor]:
