@@ -26,6 +26,7 @@ from minitok.course import after, costs, execution, forks, lessons
 
 collect_ignore = ["src"]
 IMPORTS = 20  # CPU seconds that a kernel of its own may take for imports that a warm process has made
+LEAST = 1.0  # CPU seconds below which a notebook's promise is not taken at its word
 run_cell, cells_of = IPyNbCell.runtest, IPyNbFile.collect
 
 
@@ -87,7 +88,7 @@ def runtest(self: Any) -> None:
         pytest.skip("an earlier cell of this notebook failed")
     promised = book.nb.metadata.get("minitok", {}).get("cpu", 20.0)
     spent(book.kernel)
-    book.kernel.limit = promised, 3 * max(promised, 1.0) + (IMPORTS if is_fresh(self.config) else 0)
+    book.kernel.limit = promised, 3 * max(promised, LEAST) + (IMPORTS if is_fresh(self.config) else 0)
     try:
         run_cell(self)
         hold(book.kernel)

@@ -30,7 +30,7 @@ def possible() -> bool:
 class Server:
     """The warm process; it starts when the first kernel is asked for, and again if something ended it.
 
-    `warm=False`: it imports nothing beforehand, for tests of the process itself.
+    `warm=False`: it imports only what every kernel needs, for tests of the process itself.
     """
 
     def __init__(self, warm: bool = True) -> None:

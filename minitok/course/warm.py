@@ -17,10 +17,17 @@ import sys
 from typing import Any
 
 PACKAGES = ("minitok", "minitok.house", "minitok.stages", "minitok.viz")
+KERNEL = ("IPython", "ipykernel.ipkernel", "ipykernel.kernelapp")
 MODULES = (
-    *("IPython", "PIL.Image", "einops", "ipykernel.ipkernel", "ipykernel.kernelapp", "ipywidgets"),
-    *("matplotlib.pyplot", "numpy", "pytest", "safetensors.torch", "skimage", "sklearn.cluster", "torch", "tqdm"),
+    *(*KERNEL, "PIL.Image", "einops", "ipywidgets", "matplotlib.pyplot", "numpy", "pytest", "safetensors.torch"),
+    *("skimage", "sklearn.cluster", "torch", "tqdm"),
 )
+
+
+def bare() -> None:
+    """Imports what every kernel needs, and no more."""
+    for name in KERNEL:
+        importlib.import_module(name)
 
 
 def up() -> None:
@@ -99,8 +106,7 @@ def _begin_anew() -> None:
 
 if __name__ == "__main__":
     del sys.path[0]
-    if sys.argv[1:] != ["cold"]:
-        up()
+    (bare if sys.argv[1:] == ["cold"] else up)()
     gc.collect()
     gc.freeze()
     if (asked := serve()) is not None:

@@ -10,7 +10,7 @@ from minitok.course import forks
 
 @pytest.fixture(scope="module")
 def cold():
-    """Kernels of this file's tests are forked from a process of its own that has imported nothing beforehand."""
+    """Kernels of this file's tests are forked from a process that has imported what every kernel needs, and no more."""
     with pytest.MonkeyPatch.context() as patch:
         server = forks.Server(warm=False)
         patch.setattr(forks, "SERVER", server)

@@ -49,7 +49,8 @@ def course(folder: pathlib.Path) -> pathlib.Path:
     for part in ("01_bad", "src/solutions/01_bad"):
         (folder / part).mkdir(parents=True)
     text = (ROOT / "notebooks" / "conftest.py").read_text(encoding="utf-8")
-    (folder / "conftest.py").write_text(text + "\nforks.SERVER = forks.Server(warm=False)\n", encoding="utf-8")
+    text += "\nLEAST, forks.SERVER = 0.4, forks.Server(warm=False)\n"
+    (folder / "conftest.py").write_text(text, encoding="utf-8")
     for name, cells in BOOKS.items():
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
         book.metadata["minitok"] = {"cpu": 0.1}
@@ -64,9 +65,9 @@ def course(folder: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, dict]]:
-    """What a run of two workers prints, and the costs that it writes down."""
+    """What a run of a worker prints, and the costs that it writes down."""
     folder = course(tmp_path_factory.mktemp("course"))
-    options = ("--nbval-lax", "--nbval-current-env", "-n", "2", "--dist", "loadfile", "-rA")
+    options = ("--nbval-lax", "--nbval-current-env", "-n", "1", "--dist", "loadfile", "-rA")
     command = [sys.executable, "-m", "pytest", "-q", "--costs", "-c", os.devnull, "--rootdir", "."]
     done = subprocess.run([*command, *options, "01_bad", "tests"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 1, done.stdout + done.stderr

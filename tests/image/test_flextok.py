@@ -284,6 +284,13 @@ def test_by_default_64_tokens_and_a_flow_of_six_layers():
     assert "blocks" not in model.state_dict()
 
 
+def test_places_and_the_mask_start_small():
+    model = FlexTok()
+    for parameter in (model.flow.position, model.place, model.mask):
+        assert parameter.std().item() == pytest.approx(0.02, rel=0.25)
+        assert abs(parameter.mean().item()) < 0.01
+
+
 def test_maps_in_half_precision_meet_noise_in_whole():
     model, maps, errors = small(), torch.rand(2, 3, 8, 8).bfloat16(), []
     for given in (maps, maps.float()):
