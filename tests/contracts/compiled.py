@@ -1,4 +1,4 @@
-"""Compiles what the root and the methods of chapters 1, 2, 4 and 6 offer, each as one graph, and compares.
+"""Compiles what the root and the methods of chapters 1, 2 and 4 to 6 offer, each as one graph, and compares.
 
 Run by test_compiled.py, in a process of its own, as users have it: torch cannot compile
 through the checks of annotations that tests are run with. One for all, since torch's compiler is slow to import.
@@ -14,6 +14,7 @@ import test_image
 import test_quantize
 import test_reduce
 import test_root
+import test_speculate
 import torch
 
 from minitok.image import Tokens
@@ -69,5 +70,9 @@ for slug in test_reduce.METHODS:
     if slug not in test_reduce.NOT_COMPILED:
         torch.compiler.reset()
         near(slug, test_reduce.compiled_in_one_piece(slug))
+for slug, function in test_speculate.COMPILED:
+    torch.compiler.reset()
+    near(f"{slug} {function}", test_speculate.compiled_in_one_piece(slug, function))
+agree("root checks", test_root.checked, torch.ones(2), 3)
 for network in test_root.NETWORKS:
     near(f"root {network}", test_root.compiled_whole(network))

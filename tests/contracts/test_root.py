@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from minitok import checks
 from minitok.house.bottleneck import Bottleneck
 from minitok.house.byte_bpe import ByteBPE
 from minitok.house.digits import DigitNet
@@ -106,6 +107,13 @@ def compiled_whole(name: str) -> float:
     model, x = build().eval().requires_grad_(False), data()
     torch.compiler.reset()
     return difference(torch.compile(model, fullgraph=True, backend="eager")(x), model(x))
+
+
+def checked(x: torch.Tensor, k: int) -> torch.Tensor:
+    """What looks at numbers, where `compiled.py` lets none be looked at."""
+    checks.check_finite("x", x)
+    checks.check_logits("x", x)
+    return x * checks.whole("k", k, 1, 9)
 
 
 def test_a_network_stays_on_the_device_of_its_input(network):

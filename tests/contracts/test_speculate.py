@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from minitok import papers
+from minitok.metrics import difference
 from minitok.speculate import gsd
 from minitok.speculate._common import Decoded, decode, drafter
 
@@ -350,14 +351,13 @@ def test_the_contract_finds_what_can_be_compiled():
     assert {("speculative", "overlap"), ("lantern", "nearest"), ("gsd", "by_cluster")} <= set(COMPILED)
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("slug", "name"), COMPILED)
-def test_tensor_functions_compile_in_one_piece(slug, name):
+def compiled_in_one_piece(slug: str, name: str) -> float:
+    """How far what a function returns, compiled, is from what it returns otherwise."""
     function = inspect.unwrap(getattr(module_of(slug), name))
     given = arguments(function, 9)
-    torch.compiler.reset()
     found = torch.compile(function, fullgraph=True, backend="eager")(**given)
-    torch.testing.assert_close(found, function(**given), atol=1e-6, rtol=0)
+    pairs = zip(*(t if isinstance(t, tuple) else [t] for t in (found, function(**given))), strict=True)
+    return max(difference(ours, theirs) for ours, theirs in pairs)
 
 
 P, Q, DRAFTED = rows(3, 4, 1), rows(2, 4, 2), torch.tensor([1, 3])

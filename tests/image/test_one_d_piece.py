@@ -70,7 +70,7 @@ def test_what_the_tail_says_is_never_heard():
 
 
 def test_in_training_each_length_is_as_likely_and_one_serves_the_batch():
-    model, values, n, draws = small().train(), torch.randn(3, 5, 4), 5, 500
+    model, values, n, draws = small().train(), torch.randn(3, 5, 4), 5, 250
     model.decoder = Watch(model.decoder)
     with torch.no_grad():
         for _ in range(draws):

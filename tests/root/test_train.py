@@ -388,8 +388,7 @@ def test_a_folder_of_another_plan_is_refused(tmp_path, change):
     fit(build(), never, replace(PLAN, save_every=2, compile=True), tmp_path, **QUIET)
 
 
-@pytest.mark.parametrize("bad_at", [0, 3, 26, 59])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("bad_at", "value"), [(0, math.nan), (3, math.inf), (26, math.nan), (59, math.inf)])
 def test_a_loss_that_is_no_number_ends_the_run_at_its_step(tmp_path, bad_at, value):
     def broken(model, step):
         return loss(model, step) * (value if step == bad_at else 1.0)

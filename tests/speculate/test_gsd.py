@@ -177,6 +177,7 @@ def test_fixed_clusters_are_those_of_a_plain_loop():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 def test_the_law_in_counts():
     p, q, n = *rows(2, 6, 8), 1_500
     codebook, generator = torch.zeros(6, 1), torch.Generator().manual_seed(0)

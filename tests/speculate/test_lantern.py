@@ -192,6 +192,7 @@ def test_with_the_exact_residual_kept_drafts_cost_their_number(seed):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 def test_the_law_in_counts():
     p, q, n = *rows(2, 6, 8), 1_500
     near, generator = nearest(torch.randn(6, 2), 3), torch.Generator().manual_seed(0)
