@@ -22,38 +22,8 @@ from torch import Tensor, nn
 
 from minitok.nn import LayerNorm, Shape, Transformer
 from minitok.project import llava
+from minitok.project._common import grid_positions, stretched
 from minitok.vlm import VLM
-
-
-def grid_positions(side: int, c: int) -> Float[Tensor, "n c"]:
-    """Sines and cosines of the column (first half of the channels) and of the row, for side x side places.
-
-    >>> grid_positions(2, 4).mul(100).round().int().tolist()  # sin and cos of the column, sin and cos of the row
-    [[0, 100, 0, 100], [84, 54, 0, 100], [0, 100, 84, 54], [84, 54, 84, 54]]
-
-    Each half: the sines of all frequencies 10000^(-4i/c), i from 0, then their cosines. Raises `ValueError` for a c
-    that 4 does not divide.
-    """
-    if c % 4:
-        raise ValueError(f"c={c} came, expected a multiple of 4: sine and cosine of column and row")
-    frequency = 10_000.0 ** (-torch.arange(c // 4, dtype=torch.float32) / (c // 4))
-    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    angles = [at.flatten()[:, None] * frequency for at in (column, row)]
-    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
-
-
-def stretched(places: Float[Tensor, "k c"], n: int) -> Float[Tensor, "{n} c"]:
-    """The positions of a small grid on a larger one of n places, between the known ones by bicubic interpolation.
-
-    One place says the same of all n. Raises `ValueError` where n is no square.
-    """
-    side, few = math.isqrt(n), math.isqrt(len(places))
-    if side**2 != n:
-        raise ValueError(f"{n} patches came, expected a square grid")
-    if side == few:
-        return places
-    grid = places.float().T.unflatten(1, (few, few))[None]
-    return F.interpolate(grid, size=(side, side), mode="bicubic")[0].flatten(1).T.to(places.dtype)
 
 
 class Compressor(nn.Module):

@@ -15,43 +15,11 @@ Notebook: notebooks/07_project/02_mqt.ipynb.
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from minitok.checks import whole
-
-
-def places(side: int, c: int) -> Float[Tensor, "n {c}"]:
-    """The places of a square grid in raster order: sines and cosines of the column, then of the row.
-
-    >>> places(2, 4)[2].tolist()  # column 0, row 1: sin 0, cos 0, sin 1, cos 1
-    [0.0, 1.0, 0.8414709568023682, 0.5403022766113281]
-
-    Of c channels each quarter has the frequencies 10000^(-i / (c / 4)), i from 0. Raises `ValueError` for a c that is
-    no multiple of 4.
-    """
-    if c % 4:
-        raise ValueError(f"c={c} came, expected a multiple of 4")
-    frequencies = 10_000.0 ** (-torch.arange(c // 4, dtype=torch.float64) / (c // 4))
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
-    waves = torch.cat([angles.sin(), angles.cos()], -1).float()
-    return torch.cat([waves.repeat(side, 1), waves.repeat_interleave(side, 0)], -1)
-
-
-def resized(grid: Float[Tensor, "m c"], n: int) -> Float[Tensor, "{n} c"]:
-    """A square grid's rows for a square of n, bicubic between them.
-
-    >>> resized(torch.tensor([[0.0], [800.0], [0.0], [800.0]]), 16)[:4].int().flatten().tolist()
-    [-84, 181, 618, 884]
-
-    Raises `ValueError` where one of both is no square.
-    """
-    side, wanted = math.isqrt(len(grid)), math.isqrt(n)
-    if side**2 != len(grid) or wanted**2 != n:
-        raise ValueError(f"n={n} came for {len(grid)} places, expected two square numbers")
-    square = grid.T.reshape(1, -1, side, side).float()
-    return F.interpolate(square, (wanted, wanted), mode="bicubic").flatten(2)[0].T.to(grid.dtype)
+from minitok.project._common import grid_positions, stretched
 
 
 def draw(generator: torch.Generator | None = None, most: int = 256) -> int:
@@ -71,7 +39,7 @@ class MQT(nn.Module):
         super().__init__()
         self.budgets, self.featured = tuple(most >> i for i in range(most.bit_length())), featured
         self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(most, c), std=0.02))
-        self.register_buffer("place", resized(places(math.isqrt(most), c), most), persistent=False)
+        self.register_buffer("place", stretched(grid_positions(math.isqrt(most), c), most), persistent=False)
         self.norm_query, self.norm_key, self.norm_value = (nn.LayerNorm(c, eps=1e-6) for _ in range(3))
         self.attention = nn.MultiheadAttention(c, heads, batch_first=True)
         nn.init.trunc_normal_(self.attention.out_proj.weight, std=0.02)
@@ -83,7 +51,7 @@ class MQT(nn.Module):
 
     def keys(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
         """The places of the patches, with their features where these are wanted."""
-        at = resized(self.place, x.shape[1])
+        at = stretched(self.place, x.shape[1])
         return self.norm_key(x + at if self.featured else at.expand_as(x))
 
     def forward(self, x: Float[Tensor, "b n c"], k: int | None = None) -> Float[Tensor, "b k d"]:

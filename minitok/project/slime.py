@@ -18,24 +18,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from minitok.project._common import grid_positions, stretched
 from minitok.project.llava import LLaVA
 from minitok.vlm import VLM
 
 STAGES = ("mlp", "resampler", "local", "all")
-
-
-def grid(side: int, c: int) -> Float[Tensor, "n {c}"]:
-    """Sines and cosines of each place of a square grid: of its column in the first half of the channels, of its row in
-    the second, with waves of 1 to nearly 10,000 places a radian.
-
-    >>> grid(2, 4)[1:3]
-    tensor([[0.8415, 0.5403, 0.0000, 1.0000],
-            [0.0000, 1.0000, 0.8415, 0.5403]])
-    """
-    waves = 10_000 ** -(torch.arange(c // 4) / (c // 4))
-    angles = torch.arange(side)[:, None] * waves
-    line = torch.cat([angles.sin(), angles.cos()], 1)
-    return torch.cat([line.repeat(side, 1), line.repeat_interleave(side, 0)], 1)
 
 
 class Resampler(nn.Module):
@@ -46,15 +33,13 @@ class Resampler(nn.Module):
 
     def __init__(self, queries: int, c: int, n: int, heads: int = 3) -> None:
         super().__init__()
-        few, side = math.isqrt(queries), math.isqrt(n)
         self.query = nn.Parameter(torch.empty(queries, c))
         nn.init.trunc_normal_(self.query, std=0.02)
         self.attention = nn.MultiheadAttention(c, heads, batch_first=True)
         self.norm_query, self.norm, self.norm_out = (nn.LayerNorm(c, eps=1e-6) for _ in range(3))
-        own = grid(few, c)
-        finer = F.interpolate(own.T.view(1, c, few, few), (side, side), mode="bicubic", align_corners=False)
+        own = grid_positions(math.isqrt(queries), c)
         self.register_buffer("own", own, persistent=False)
-        self.register_buffer("places", finer.flatten(2)[0].T, persistent=False)
+        self.register_buffer("places", stretched(own, n), persistent=False)
 
     def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b k c"]:
         x, query = self.norm(x), self.norm_query(self.query) + self.own

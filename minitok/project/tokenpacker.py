@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from minitok.project import llava
+from minitok.project import _common, llava
 
 
 def stride(n: int, k: int) -> int:
@@ -61,8 +61,7 @@ def regions(x: Float[Tensor, "b n c"], s: int) -> Float[Tensor, "b k m c"]:
     >>> regions(torch.arange(16.0).view(1, 16, 1), 2)[0, 1].flatten().tolist()
     [2.0, 3.0, 6.0, 7.0]
     """
-    few = math.isqrt(x.shape[1]) // s
-    return x.unflatten(1, (few, s, few, s)).transpose(2, 3).flatten(1, 2).flatten(2, 3)
+    return _common.regions(x, x.shape[1] // s**2)
 
 
 def inject(

@@ -15,8 +15,6 @@ second version's attention between visual tokens and the last word before them h
 Notebook: notebooks/07_project/08_vision_remember.ipynb.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -24,23 +22,8 @@ from torch import Tensor, nn
 
 from minitok.nn import MLP, RMSNorm
 from minitok.project import llava
+from minitok.project._common import regions
 from minitok.vlm import VLM
-
-
-def regions(x: Float[Tensor, "b n c"], k: int) -> Float[Tensor, "b {k} m c"]:
-    """The n tokens of a square grid as k squares of m, squares and what is in them in raster order.
-
-    >>> regions(torch.arange(16.0).view(1, 16, 1), 4)[0, 1].flatten().tolist()
-    [2.0, 3.0, 6.0, 7.0]
-
-    Raises `ValueError` where the grid does not fall into k equal squares.
-    """
-    b, n, c = x.shape
-    side, few = math.isqrt(n), math.isqrt(max(k, 0))
-    if side**2 != n or k < 1 or few**2 != k or side % few:
-        raise ValueError(f"k={k} of {n} tokens came, expected squares that share out a square grid")
-    s = side // few
-    return x.reshape(b, few, s, few, s, c).permute(0, 1, 3, 2, 4, 5).reshape(b, k, s * s, c)
 
 
 class Remember(nn.Module):

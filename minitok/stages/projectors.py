@@ -1,28 +1,13 @@
 """The controls of chapter 7: what every projector must beat. Mean, pixel shuffle, learnt queries; all patches."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from minitok.project import LLaVA
+from minitok.project._common import regions
 from minitok.project.tokenflex import shrunk
-
-
-def squares(x: Float[Tensor, "b n c"], k: int) -> Float[Tensor, "b {k} m c"]:
-    """The n tokens of a square grid as k squares of m neighbours, all in raster order.
-
-    >>> squares(torch.arange(16.0).view(1, 16, 1), 4)[0, :, :, 0].tolist()[1]
-    [2.0, 3.0, 6.0, 7.0]
-
-    Raises `ValueError` where the grid does not fall into k equal squares.
-    """
-    side, few = math.isqrt(x.shape[1]), math.isqrt(k) if k > 0 else 0
-    if side**2 != x.shape[1] or few**2 != k or side % max(few, 1) or k < 1:
-        raise ValueError(f"k={k} of {x.shape[1]} tokens came, expected squares that share out a square grid")
-    return x.unflatten(1, (few, side // few, few, side // few)).transpose(2, 3).flatten(1, 2).flatten(2, 3)
 
 
 class Pooling(nn.Module):
@@ -33,7 +18,7 @@ class Pooling(nn.Module):
         self.k, self.mlp = k, LLaVA(c, d)
 
     def forward(self, x: Float[Tensor, "b n c"], k: int | None = None) -> Float[Tensor, "b k d"]:
-        return self.mlp(squares(x, k or self.k).mean(2))
+        return self.mlp(regions(x, k or self.k).mean(2))
 
 
 class Shuffle(nn.Module):
@@ -44,7 +29,7 @@ class Shuffle(nn.Module):
         self.k, self.mlp = k, LLaVA(n // k * c, d)
 
     def forward(self, x: Float[Tensor, "b n c"], k: int | None = None) -> Float[Tensor, "b k d"]:
-        return self.mlp(squares(x, k or self.k).flatten(2))
+        return self.mlp(regions(x, k or self.k).flatten(2))
 
 
 class Resampler(nn.Module):

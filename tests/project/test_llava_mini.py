@@ -162,7 +162,3 @@ def test_bad_input_is_named(method, x, words):
         method(x, 1)
     with pytest.raises(ValueError, match="k=9 came, expected 4"):
         method.read(None, x, None, 9, text=words[0], asked=words[1])
-    with pytest.raises(ValueError, match="c=6 came, expected a multiple of 4"):
-        grid_positions(2, 6)
-    with pytest.raises(ValueError, match="12 patches came, expected a square grid"):
-        stretched(torch.zeros(1, 4), 12)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from minitok.project.mqt import MQT, draw, places, resized
+from minitok.project._common import grid_positions, stretched
+from minitok.project.mqt import MQT, draw
 
 
 @pytest.fixture
@@ -19,14 +20,6 @@ def mqt():
     return made
 
 
-def cubic(distance):
-    """The weight of a neighbour in bicubic interpolation, with a = -0.75."""
-    d, a = abs(distance), -0.75
-    if d <= 1:
-        return (a + 2) * d**3 - (a + 3) * d**2 + 1
-    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
-
-
 def normed(vector, norm):
     mean = sum(vector) / len(vector)
     spread = sum((v - mean) ** 2 for v in vector) / len(vector)
@@ -34,42 +27,18 @@ def normed(vector, norm):
     return torch.tensor([v * w + b for v, w, b in zip(bent, norm.weight.tolist(), norm.bias.tolist(), strict=True)])
 
 
-def test_places_by_hand():
-    found = places(3, 8)
-    for place in range(9):
-        column, row = place % 3, place // 3
-        waves = [f(at * w) for at in (column, row) for f in (math.sin, math.cos) for w in (1.0, 0.01)]
-        assert_close(found[place], torch.tensor(waves))
-    assert_close(places(256, 4)[255, 0], torch.tensor(math.sin(255)))
-
-
-@pytest.mark.parametrize(("side", "wanted"), [(4, 6), (3, 7), (5, 2)])
-def test_places_are_stretched_by_cubic_weights(side, wanted):
-    grid, expected = torch.randn(side**2, 2), torch.zeros(wanted**2, 2)
-    for row in range(wanted):
-        for column in range(wanted):
-            y, x = ((i + 0.5) * side / wanted - 0.5 for i in (row, column))
-            for down in range(math.floor(y) - 1, math.floor(y) + 3):
-                for along in range(math.floor(x) - 1, math.floor(x) + 3):
-                    at = min(max(down, 0), side - 1) * side + min(max(along, 0), side - 1)
-                    expected[row * wanted + column] += cubic(y - down) * cubic(x - along) * grid[at]
-    assert_close(resized(grid, wanted**2), expected, atol=1e-5, rtol=1e-5)
-    assert torch.equal(resized(grid, side**2), grid)
-    assert resized(grid.bfloat16(), wanted**2).dtype == torch.bfloat16
-
-
 @pytest.mark.parametrize("featured", [False, True])
 @pytest.mark.parametrize("n", [16, 36])
 def test_it_is_a_plain_loop_over_queries_and_heads(mqt, featured, n):
     mqt.featured = featured
     x = torch.randn(1, n, 8)
-    at = resized(places(4, 8), n)
+    at = stretched(grid_positions(4, 8), n)
     keys = [normed((x[0, i] * featured + at[i]).tolist(), mqt.norm_key) for i in range(n)]
     values = [normed(x[0, i].tolist(), mqt.norm_value) for i in range(n)]
     weight, bias = mqt.attention.in_proj_weight.chunk(3), mqt.attention.in_proj_bias.chunk(3)
     found = mqt(x, 5)[0]
     for j in range(5):
-        query = weight[0] @ normed((mqt.query[j] + places(4, 8)[j]).tolist(), mqt.norm_query) + bias[0]
+        query = weight[0] @ normed((mqt.query[j] + grid_positions(4, 8)[j]).tolist(), mqt.norm_query) + bias[0]
         gathered = []
         for part in (slice(0, 4), slice(4, 8)):
             shares = torch.stack([query[part] @ (weight[1] @ key + bias[1])[part] / 2 for key in keys]).softmax(0)
@@ -114,7 +83,7 @@ def test_sizes_and_beginnings():
         "matrix": (12, 20),
     }
     assert "place" not in mqt.state_dict()
-    assert torch.equal(mqt.place, places(8, 12))
+    assert torch.equal(mqt.place, grid_positions(8, 12))
     wide = MQT(192, 768)
     assert wide.attention.num_heads == 3
     for weight, deviation in (
@@ -142,8 +111,6 @@ def test_bad_input_is_named(mqt):
     for k in (0, 17, -1, 2.5):
         with pytest.raises(ValueError, match=f"k={k} came, expected a whole number from 1 to 16"):
             mqt(torch.zeros(1, 16, 8), k)
-    with pytest.raises(ValueError, match="c=6 came, expected a multiple of 4"):
-        places(3, 6)
     with pytest.raises(ValueError, match="n=15 came for 16 places, expected two square numbers"):
         mqt(torch.zeros(1, 15, 8), 3)
     with pytest.raises(ValueError, match="n=8 came for 4 places"):

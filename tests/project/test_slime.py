@@ -10,7 +10,8 @@ from torch.testing import assert_close
 
 from minitok import house
 from minitok.project import slime as module
-from minitok.project.slime import STAGES, Resampler, SliME, cosines, grid, learns, top_p
+from minitok.project._common import grid_positions
+from minitok.project.slime import STAGES, Resampler, SliME, cosines, learns, top_p
 
 
 def small(n: int = 16, queries: int = 4) -> SliME:
@@ -63,14 +64,6 @@ def test_ties_at_p_take_one_more_and_equals_go_to_the_first():
     assert top_p(halves.bfloat16(), 0.49).tolist() == [[False, True, False]]
 
 
-def test_places_are_waves_of_column_and_row():
-    made = grid(3, 8)
-    for row in range(3):
-        for column in range(3):
-            expected = [f(x / w) for x in (column, row) for f in (math.sin, math.cos) for w in (1, 100)]
-            assert_close(made[3 * row + column], torch.tensor(expected))
-
-
 def test_the_resampler_is_one_layer_of_attention():
     made = Resampler(4, 12, 16).requires_grad_(False)
     for norm in (made.norm_query, made.norm, made.norm_out):
@@ -84,8 +77,8 @@ def test_the_resampler_is_one_layer_of_attention():
             layer.bias
         )
 
-    fine = F.interpolate(grid(2, 12).view(1, 2, 2, 12).permute(0, 3, 1, 2), (4, 4), mode="bicubic")
-    query = norm(made.norm_query, made.query) + grid(2, 12)
+    fine = F.interpolate(grid_positions(2, 12).view(1, 2, 2, 12).permute(0, 3, 1, 2), (4, 4), mode="bicubic")
+    query = norm(made.norm_query, made.query) + grid_positions(2, 12)
     values = norm(made.norm, x)
     keys = values + fine.permute(0, 2, 3, 1).reshape(16, 12)
     weights, shifts = made.attention.in_proj_weight.chunk(3), made.attention.in_proj_bias.chunk(3)

@@ -84,13 +84,6 @@ def test_controls_see_what_they_should():
     assert_close(resampler(changed)[1], resampler(x)[1])
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("k", [0, 2, 9, 64])
-def test_squares_share_out_the_grid_or_are_refused(k):
-    with pytest.raises(ValueError, match=f"k={k} of 16 tokens came"):
-        projectors.squares(torch.zeros(1, 16, 1), k)
-
-
 @pytest.fixture
 def _small(monkeypatch):
     monkeypatch.setattr(fitting, "BATCH", dict.fromkeys(fitting.BATCH, 2))
