@@ -1,0 +1,307 @@
+# %% [markdown]
+# # MQT: ask for as many tokens as you like
+#
+# **Paper:** Hu, Dou, Li, Kamath, Peng and Chang, *Matryoshka Query Transformer for Large Vision-Language Models*, 2024
+# ([arXiv 2405.19315](https://arxiv.org/abs/2405.19315)).
+# **Code:** `minitok/project/mqt.py`.
+# **Read first:** [LLaVA's projector](01_llava.ipynb).
+#
+# After this lesson you can train one projector that gives any number of visual tokens, and say what that costs.
+
+# %%
+import torch
+from torch import nn
+
+from minitok import metrics, papers, stages, viz
+from minitok.project import MQT
+from minitok.project.llava import answer_loss
+from minitok.project.mqt import draw, places
+
+# %% [markdown]
+# ## The problem: a number that is built in
+#
+# LLaVA gives the language model all 256 patches. A **resampler** gives it k tokens: k learnt queries gather from the
+# patches by attention. But k is built in; for 16 tokens one trains another one than for 64. Can we not train 256
+# queries once, and ask the first 16 of them?
+
+# %%
+stage = stages.project.stage(scenes=20)
+host, whole = stage.host, stages.project.trained("resampler", 256)
+cut = {k: stage.measure(lambda x, k=k: whole(x)[:, :k]) for k in (256, 16)}
+rows = {f"resampler of 256, cut to {k}": row for k, row in cut.items()}
+rows["resampler of 16"] = stage.measure(stages.project.trained("resampler", 16), 16)
+print(stages.project.table(rows))
+assert cut[16].right < cut[256].right - 20
+
+# %% [markdown]
+# We can not: each query had learnt its part of a common work. In MQT each training step draws a number m (k in our
+# code), and **only the first m queries exist** in that step. So the first must carry what matters most, and each
+# further one adds to them: dolls within dolls, *matryoshka*.
+#
+# ## By hand: four patches, up to four queries
+#
+# These vectors pass the norms unchanged: a = (1, 1, -1, -1), b = (1, -1, 1, -1), c = (1, -1, -1, 1).
+# Patches stand at a, b, c, -a; query j looks for the place of patch j. Queries are scaled so that the weight (the
+# exponential of the logit) is 2 at the same place, 1/2 at the opposite one, 1 elsewhere. The values' first channel is
+# 1, 1, -1, -1:
+#
+# | | patch 0 | 1 | 2 | 3 | sum | gathered | times 45 |
+# |---|---|---|---|---|---|---|---|
+# | query 0 | 2 | 1 | 1 | 1/2 | 4.5 | (2 + 1 - 1 - 1/2) / 4.5 = 1/3 | 15 |
+# | query 1 | 1 | 2 | 1 | 1 | 5 | (1 + 2 - 1 - 1) / 5 = 1/5 | 9 |
+# | query 2 | 1 | 1 | 2 | 1 | 5 | (1 + 1 - 2 - 1) / 5 = -1/5 | -9 |
+
+# %%
+a, b, c = torch.tensor([[1.0, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
+hand, one = MQT(c=4, d=1, most=4, heads=1).requires_grad_(False), torch.eye(4)
+hand.place.copy_(torch.stack([a, b, c, -a]))
+hand.query.zero_()  # what a query has learnt is added to its place: here nothing
+hand.attention.in_proj_weight.copy_(torch.cat([one * torch.tensor(2.0).log() / 2, one, one]))
+hand.attention.out_proj.weight.copy_(one)
+hand.matrix.copy_(45 * one[:, :1])
+features = torch.stack([a, b, -b, -a])[None]
+for k in (1, 2, 3):
+    print(k, [round(value, 3) for value in hand(features, k).flatten().tolist()])
+assert metrics.difference(hand(features, 3).flatten(), torch.tensor([15.0, 9, -9])) < 1e-3
+
+# %% [markdown]
+# The softmax runs over the patches, for each query by itself: a query more or less changes nothing for the others.
+# The first tokens are the same for every k.
+#
+# ## The mechanism on real tokens
+#
+# **1. A query has a place.** The 256 queries stand on a grid of 16 x 16 in raster order, as sines and cosines of column
+# and row, to which what is learnt is added. So the first 16 stand in the top row.
+
+# %%
+elastic = stages.project.trained("mqt", 256)
+x, grid, attention = stage.features[:2], places(16, 192), elastic.attention  # x: (2, 256, 192)
+to_query, to_key, to_value = zip(attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), strict=True)
+
+
+def asks(m):
+    return elastic.norm_query(elastic.query[:m] + grid[:m])
+
+
+# %% [markdown]
+# **2. A key is a place.** The paper speaks of attention to the picture's features. In the authors' code the keys are
+# places alone; asked why, an author answered that both would do. So a query looks at the same places in any picture:
+
+
+# %%
+def shares(m, head):
+    (query, key), some = ((asks(m), to_query), (elastic.norm_key(grid), to_key)), slice(64 * head, 64 * head + 64)
+    query, key = ((tokens @ weight.T + bias)[:, some] for tokens, (weight, bias) in (query, key))
+    return (query @ key.T / 64**0.5).softmax(-1)  # over the patches
+
+
+looks = sum(shares(8, head) for head in range(3)).view(8, 1, 16, 16)
+titles = [f"query {j}" for j in range(8)]
+viz.show(viz.images(looks / looks.amax((1, 2, 3), keepdim=True), titles, title="Where a query looks, in any picture"))
+
+# %% [markdown]
+# **3. Values are features**, and one matrix brings what was gathered to the language model's width.
+
+
+# %%
+def mine(x, m):
+    value = elastic.norm_value(x) @ to_value[0].T + to_value[1]
+    gathered = [shares(m, head) @ value[..., 64 * head : 64 * head + 64] for head in range(3)]
+    return attention.out_proj(torch.cat(gathered, -1)) @ elastic.matrix
+
+
+for m in (1, 16, 37, 256):
+    assert metrics.difference(mine(x, m), elastic(x, m)) < 1e-4
+    assert metrics.difference(elastic(x, m), elastic(x)[:, :m]) < 1e-4
+print("what you built is what `MQT` computes, and each number of tokens begins like all 256")
+
+# %% [markdown]
+# **4. Why no attention among the queries?** Then the fourth would know how many come after it, and nothing would be
+# nested:
+
+# %%
+torch.manual_seed(0)
+among = nn.MultiheadAttention(192, 3, batch_first=True).requires_grad_(False)
+four, of_all = (among(asks(m), asks(m), asks(m))[0][:4] for m in (4, 256))
+print(f"the first four of 4 and of 256 differ by up to {metrics.difference(four, of_all):.2f}")
+assert metrics.difference(four, of_all) > 0.01
+
+# %% [markdown]
+# **5. A training step** draws m from 2, 4, ..., 256 for the whole batch, and is LLaVA's otherwise.
+
+# %%
+fresh, generator = MQT(), torch.Generator().manual_seed(0)
+print("drawn:", drawn := [draw(generator) for _ in range(8)])
+m, asked = min(drawn), stage.asked[:4, 0]
+row = torch.cat([asked.words, asked.answer[:, :2]], dim=1)
+loss = answer_loss(host.head(host.read(fresh(stage.features[:4], m), row)), row, asked.words.shape[1])
+loss.backward()
+learning = fresh.query.grad.abs().amax(-1) > 0
+print(f"with m = {m}, {int(learning.sum())} queries learn: the first")
+assert learning.tolist() == [True] * m + [False] * (256 - m)
+
+# %% [markdown]
+# ## The recipe
+#
+# 1. Patch features x (n, c) of a frozen encoder, without CLS; n a square number.
+# 2. M = 256 queries: z (M, c), normal with deviation 0.02. Places p (M, c): sines and cosines of a 16 x 16 grid, fixed.
+# 3. Given k, or in training drawn from 2, 4, ..., M for the batch: q = LN(z[:k] + p[:k]).
+# 4. Keys LN(p), with p stretched (bicubic) to the patches' grid; values LN(x).
+# 5. One multi-head attention with its own maps for q, keys, values and output; heads of width 64; softmax over patches.
+# 6. Times a matrix (c, d), deviation 1 / sqrt(d), no shift: k visual tokens.
+# 7. Loss: LLaVA's, on the answer's words.
+# 8. In use: any k from 1 to M.
+# 9. Cost: 4 c c + (M + d) c weights; the language model reads k tokens.
+#
+# | | paper and its code | here |
+# |---|---|---|
+# | keys | text: features; code: places | places; `featured=True`: both |
+# | stages | first m = 256 (projector), then drawn (language model too) | drawn throughout, projector alone |
+# | sizes | c = 1024, 16 heads, n = 576 | c = 192, 3 heads, n = 256 |
+#
+# ## The experiment: one for all
+#
+# All had 1,200 steps on the same scenes and have about as many weights. **Featured** is MQT with features in its keys.
+# **One for each** are resamplers, trained for one number (features in the keys, two layers behind).
+
+# %%
+featured = stages.project.trained("mqt, featured", 256)
+all_in_one = {k: stage.measure(elastic, k) for k in (16, 4)}
+print(stages.project.table({f"MQT, {k}": row for k, row in all_in_one.items()} | {
+    "featured, 16": stage.measure(featured, 16),
+    "resampler of 256, cut to 16": cut[16],
+    "fixed: MQT trained for 4 alone, 4": stage.measure(stages.project.trained("mqt, fixed", 4), 4),
+}))  # fmt: skip
+
+# %% [markdown]
+# On 4,000 scenes, from the chapter's league:
+
+# %%
+league = {}
+for found in stages.load("project")["rows"]:
+    league.setdefault(found["method"], {})[found["tokens"]] = found
+names = {"mqt": "ours: MQT", "mqt, featured": "MQT, featured", "resampler": "baseline: one for each"}
+names |= {"mqt, fixed": "MQT for 4 alone"}
+curves = {told: ([*league[name]], [row["all kinds"] for row in league[name].values()]) for name, told in names.items()}
+viz.show(viz.lines(curves, "Good from 16 tokens on", "visual tokens", "right answers (%)", log="x"))
+
+# %% [markdown]
+# From 16 tokens on, one MQT stands for all. What it lacks against the resamplers lies in the keys: with features there,
+# it is above them. All of these projectors guess at relations (left, above: 50 %) after so few steps.
+#
+# ## Play: where does a query look?
+#
+# Choose a query and a scene, and whether the keys hold features too. With places alone the scene changes nothing.
+
+
+# %%
+def look(query=0, scene=3, keys="features"):
+    mqt, one = {"places": elastic, "features": featured}[keys], stage.features[scene : scene + 1]
+    _, found = mqt.attention(mqt.asks(query + 1)[None], mqt.keys(one), mqt.norm_value(one))
+    heat = found[0, -1].view(1, 1, 16, 16).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    seen = torch.cat([stage.pictures[scene : scene + 1], (heat / heat.max()).expand(1, 3, 64, 64)])
+    return viz.show(viz.images(seen, ["scene", f"query {query}, {keys}"], height=1.92), photo=True)
+
+
+look()
+
+# %%
+control = viz.slider(look, query=(0, 63), scene=(0, 19), keys=["places", "features"])
+viz.ends(control)
+control
+
+# %% [markdown]
+# ## The verdict
+#
+# 16 tokens may lose 3.2 % to 256: the paper's 2.4, and 0.8 for twice the standard error on 4,000 scenes.
+
+# %%
+apart, ours = all_in_one[16].correct.float() - cut[16].correct.float(), league["mqt"]
+error = 200 * float(apart.std() / len(apart) ** 0.5)  # twice the standard error, in %
+measures = [papers.better("right, 16 tokens, cut", all_in_one[16].right, than=cut[16].right, margin=error, unit="%")]
+for k, than in ((16, league["resampler"]), (4, league["mqt, fixed"])):
+    name = f"all kinds, {k} tokens, trained for {k}"
+    measures.append(papers.not_worse(name, ours[k]["all kinds"], than=than[k]["all kinds"], by=2, unit="%"))
+told = {"by": 3.2, "unit": "%", "paper": "-2.4 points (MMBench)", "tolerance": 0.1}
+measures.append(
+    papers.not_worse("all kinds, 16 tokens, 256", ours[16]["all kinds"], than=ours[256]["all kinds"], **told)
+)
+
+# %%
+papers.verdict(
+    "mqt",
+    "One projector trained with random numbers of tokens is near one trained for each, and far above one that is cut.",
+    measures,
+    against="a resampler of 256 cut to 16, one of 16, MQT trained for 4 alone: about as many weights, equal steps",
+    data=f"{len(stage.features)} held-out scenes, {int(stage.which.sum())} questions; all kinds: league, 4,000 scenes",
+)
+
+# %% [markdown]
+# ## Where it breaks: what is rarely drawn
+#
+# At 4 tokens MQT loses to the same module trained for 4. How often did it meet so few?
+
+# %%
+many = [draw(generator) for _ in range(1200)]
+print(f"m of at most 4: {sum(m <= 4 for m in many)} of 1,200 steps; at most 16: {sum(m <= 16 for m in many)}")
+bars = {
+    "ours: MQT": ours[4],
+    "ours: MQT, featured": league["mqt, featured"][4],
+    "MQT for 4 alone": league["mqt, fixed"][4],
+}
+bars |= {"M3: 4 tokens in every step": league["m3"][4], "baseline: resampler of 4": league["resampler"][4]}
+bars = {name: row["all kinds"] for name, row in bars.items()}
+viz.show(viz.bars(bars, "Four tokens want their share of the steps", "right answers (%), 4 tokens"))
+
+# %% [markdown]
+# The paper's draw has the same shares, over more steps. One that is even over 2, 4, 8, ..., 256 would be fairer.
+#
+# ## Exercises
+#
+# **1. Your own `forward`**, under the library's tests. Everything that is learnt is there: `self.query`, `self.place`,
+# three norms, `self.attention` (torch's, with the batch first), `self.matrix`; `self.keys(x)` gives the keys. A k
+# outside 1 to M raises `ValueError`, as in `k=300 came, expected a whole number from 1 to 256`.
+
+
+# %%
+class MyMQT(MQT):
+    def forward(self, x, k=None):
+        return self.norm_value(x)[:, : k or len(self.query)] @ self.matrix  # replace this: it takes the first patches
+
+
+# %%
+def check_1(method):
+    return papers.check("mqt", method)
+
+
+check_1(MyMQT)
+
+# %% [markdown]
+# **2. Fold it.** Where a query looks does not depend on the picture, so nothing of queries, keys and softmax need be
+# computed again for the next one. Return a function of x alone that gives `mqt(x, k)` with fewer FLOPs.
+
+
+# %%
+def folded(mqt, k):
+    return lambda x: mqt(x, k)  # replace this: it computes all anew
+
+
+# %%
+def check_2(fold):
+    quick = fold(elastic, 16)
+    if metrics.difference(quick(stage.features), elastic(stage.features, 16)) > 1e-3:
+        return "other tokens come than those of mqt(x, k)"
+    spent, before = metrics.flops(quick, x[:1]), metrics.flops(elastic, x[:1], 16)
+    told = f"{spent / before:.0%} of the FLOPs"
+    return f"right: {told}" if spent < 0.6 * before else f"{told}: what is the same for every picture?"
+
+
+check_2(folded)
+
+# %% [markdown]
+# Solutions: `notebooks/src/solutions/07_project/02_mqt.py`.
+#
+# ## What was left out
+#
+# The paper trains on LLaVA-1.5's data, and asks 11 benchmarks which of them need many tokens. Read on:
+# [M3](03_m3.ipynb) nests means of squares, without any query.
