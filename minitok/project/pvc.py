@@ -31,8 +31,8 @@ PATCHES = 256  # of a frame
 def sinusoid(t: Float[Tensor, " t"], width: int) -> Float[Tensor, "t {width}"]:
     """Cosines, then sines, of t at frequencies that fall from 1 towards 1 / 10,000.
 
-    >>> sinusoid(torch.tensor([0.0, math.pi]), 4).round(decimals=3).tolist()
-    [[1.0, 1.0, 0.0, 0.0], [-1.0, 1.0, -0.0, 0.031]]
+    >>> sinusoid(torch.tensor([0.0, math.pi]), 4).mul(1000).round().int().tolist()
+    [[1000, 1000, 0, 0], [-1000, 1000, 0, 31]]
     """
     half = width // 2
     angle = t[:, None] * 10_000 ** (-torch.arange(half, device=t.device) / half)
