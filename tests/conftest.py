@@ -36,5 +36,5 @@ def _seeded() -> None:
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes the checks of annotations away, so that bad input meets the errors that users see."""
+    """Takes the checks of annotations away: bad input meets the errors that users see, and long loops are quick."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -182,6 +182,7 @@ def test_it_holds_one_norm_more_than_the_model_of_raster_order():
     assert count[NAR] == count[ImageGPT] + 16
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_training_learns_a_chequerboard():
     torch.manual_seed(0)
     model, codes = NAR(SHAPE, K=3, side=4, classes=1), (torch.arange(4)[:, None] + torch.arange(4)).view(1, 16) % 2

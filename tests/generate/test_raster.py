@@ -130,6 +130,17 @@ def test_sizes_below_1_are_refused(sizes):
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_after_the_class_alone_a_code_is_asked_for_and_a_whole_picture_may_come():
+    model, cache = ImageGPT(SHAPE, K=5, n=3, classes=1).eval(), Cache()
+    codes, labels = torch.tensor([[3, 1, 4]]), torch.tensor([0])
+    first = model(codes[:, :0], labels, cache)
+    with pytest.raises(ValueError, match="codes: 0 a picture came, expected 1 to 3"):
+        model(codes[:, :0], labels, cache)
+    rest = model(codes, labels, cache)
+    torch.testing.assert_close(torch.cat([first, rest], 1), model(codes, labels), atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_a_cache_that_is_full_or_a_call_without_a_code_is_refused():
     model, cache = ImageGPT(SHAPE, K=5, n=3, classes=1).eval(), Cache()
     codes, labels = torch.zeros(1, 3, dtype=torch.long), torch.tensor([0])

@@ -15,6 +15,7 @@ def images() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("quantizer", [VQ(d=4, K=16), FSQ((5, 5)), None])
+@pytest.mark.usefixtures("unchecked")
 def test_training_lowers_the_error_with_any_quantizer_and_with_none(images, quantizer):
     model = Bottleneck(quantizer, d=4)
     before = (model.rebuild(images) - images).square().mean()

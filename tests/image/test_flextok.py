@@ -307,6 +307,7 @@ def test_layers_and_condition_are_heard():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 def test_the_error_moves_every_parameter_and_training_lowers_it():
     maps = torch.rand(4, 3, 1, 1).expand(-1, -1, 4, 4) * 2 - 1
     model = FlexTok(Sizes(size=4, patch=2, tokens=4, width=12, layers=2, heads=2), layers=1)

@@ -69,6 +69,7 @@ def test_what_the_tail_says_is_never_heard():
     assert (gradient[:, :2] != 0).all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_in_training_each_length_is_as_likely_and_one_serves_the_batch():
     model, values, n, draws = small().train(), torch.randn(3, 5, 4), 5, 250
     model.decoder = Watch(model.decoder)
@@ -133,6 +134,7 @@ def learnt(method):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 def test_only_tail_drop_learns_prefixes():
     ours, titok = learnt(OneDPiece), learnt(TiTok)
     assert ours[0] < 0.5 * titok[0]

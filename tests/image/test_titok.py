@@ -209,6 +209,7 @@ def test_the_error_moves_every_parameter(quantizer):
         assert (parameter.grad != 0).any(), name
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_training_rebuilds_the_colours_of_four_images():
     images = torch.rand(4, 3, 1, 1).expand(-1, -1, 4, 4)
     model = TiTok(Sizes(size=4, patch=2, tokens=3, width=12, layers=1, heads=2))

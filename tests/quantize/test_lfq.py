@@ -165,6 +165,7 @@ def test_gradients_stay_finite_where_probabilities_are_zero():
     assert gradient.isfinite().all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_training_by_the_loss_alone_spreads_vectors_over_all_codes():
     z = (torch.randn(1, 64, 3) * 0.1 + 0.4).requires_grad_()
     optimizer, layer = torch.optim.Adam([z], lr=0.05), LFQ(3, entropy=1.0, commitment=0.1, temperature=1.0)

@@ -274,6 +274,7 @@ def test_one_seed_gives_one_sample(head):
     assert first.shape == (2, 4, 5)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_training_finds_what_one_channel_says_of_the_next():
     # The second channel repeats the first; alone, each is even among four codes.
     codes = torch.randint(4, (1, 128, 1)).expand(1, 128, 2)

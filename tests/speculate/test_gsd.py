@@ -97,6 +97,7 @@ def test_the_bound_by_hand():
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("window", "gap", "radius"), [(7, 0.15, 0.5), (3, 0.02, 9.0), (1, 1.0, 0.3), (20, 0.05, 2.0)])
+@pytest.mark.usefixtures("unchecked")
 def test_groups_are_those_of_a_plain_loop(seed, window, gap, radius):
     p, q = rows(2, 31, seed)
     codebook = torch.randn(31, 2, generator=torch.Generator().manual_seed(seed)) / 2
@@ -243,6 +244,7 @@ def test_an_answer_that_holds_no_probabilities_is_refused():
         jacobi.target(torch.tensor([1]), 1)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_grouped_decoding_takes_fewer_calls():
     calls = {}
     for window in (0, 12):

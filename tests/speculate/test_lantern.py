@@ -136,6 +136,7 @@ def test_a_loan_is_that_of_a_plain_loop(seed, delta):
 
 
 @pytest.mark.parametrize("delta", [0.0, 0.05, 0.2, 0.7, 1.0])
+@pytest.mark.usefixtures("unchecked")
 def test_the_target_that_a_draft_is_judged_by_is_within_delta(delta):
     for seed in range(20):
         p, near = rows(1, 12, seed)[0], nearest(torch.randn(12, 4), 8)
@@ -208,6 +209,7 @@ def test_the_law_in_counts():
     assert float(((torch.tensor(out).bincount(minlength=6) - n * p) ** 2 / (n * p)).sum()) > 36
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_decoding_takes_fewer_calls():
     def model(seed):
         table = rows(30, 30, seed)

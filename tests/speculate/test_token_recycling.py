@@ -153,6 +153,7 @@ def test_ancestors_are_those_of_a_plain_loop(nodes):
 
 @pytest.mark.parametrize("nodes", [0, 1, 7, 40])
 @torch.no_grad()
+@pytest.mark.usefixtures("unchecked")
 def test_a_branch_gives_the_logits_of_every_path_alone(nodes):
     model, context, drafter = Model(), torch.tensor([3, 1, 4, 1, 5]), Anything(13, nodes)
     target = TreeCached(model)
@@ -208,6 +209,7 @@ def test_an_interrupted_call_does_no_harm():
 
 @pytest.mark.parametrize(("n", "seed"), [(0, 0), (1, 1), (2, 0), (3, 1), (40, 0), (15, 1)])
 @torch.no_grad()
+@pytest.mark.usefixtures("unchecked")
 def test_greedy_text_is_that_of_a_plain_loop_whatever_is_drafted(n, seed):
     model, context = Model(seed=seed), torch.tensor([3, 1, 4])
     expected = plain_greedy(model, context, n)

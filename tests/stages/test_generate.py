@@ -139,6 +139,7 @@ def few(monkeypatch):
 
 
 @pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("unchecked")
 def test_a_rehearsal_gives_all_rows_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(league, "stage", lambda images, stage=league.stage: stage(6))
     options = Options(steps=3, device="cpu", progress=False)
@@ -156,6 +157,7 @@ def test_a_rehearsal_gives_all_rows_and_resumes(tmp_path, monkeypatch):
     assert again == rows
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_stage_measures_networks_and_counts_by_one_call(few):
     stage = league.stage(6)
     row = stage.measure(few, draw=4)

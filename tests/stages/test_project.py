@@ -104,6 +104,7 @@ class Asking(nn.Module):
 
 
 @pytest.mark.usefixtures("_small")
+@pytest.mark.usefixtures("unchecked")
 def test_a_projector_is_trained_and_the_host_is_not():
     host = house.load("vlm")
     before = {key: value.clone() for key, value in host.state_dict().items()}
