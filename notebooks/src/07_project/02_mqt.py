@@ -15,7 +15,7 @@ from torch import nn
 from minitok import metrics, papers, stages, viz
 from minitok.project import MQT
 from minitok.project.llava import answer_loss
-from minitok.project.mqt import draw, places
+from minitok.project.mqt import draw
 
 # %% [markdown]
 # ## The problem: a number that is built in
@@ -75,8 +75,11 @@ assert metrics.difference(hand(features, 3).flatten(), torch.tensor([15.0, 9, -9
 
 # %%
 elastic = stages.project.trained("mqt", 256)
-x, grid, attention = stage.features[:2], places(16, 192), elastic.attention  # x: (2, 256, 192)
+x, attention = stage.features[:2], elastic.attention  # x: (2, 256, 192)
 to_query, to_key, to_value = zip(attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), strict=True)
+angles = torch.arange(16)[:, None] * 10_000.0 ** (-torch.arange(48) / 48)
+waves = torch.cat([angles.sin(), angles.cos()], -1)  # 16 columns or rows, half of the channels
+grid = torch.cat([waves.repeat(16, 1), waves.repeat_interleave(16, 0)], -1)  # column, then row
 
 
 def asks(m):
