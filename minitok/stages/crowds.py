@@ -55,17 +55,21 @@ def counts(method: LangDC, held: Stage) -> Int[Tensor, " n"]:
 
 
 def tried(held: Stage, folder: pathlib.Path) -> dict[str, Any]:
-    """All figures of LangDC and its controls on held-out clips."""
+    """All figures of LangDC and its controls on held-out clips.
+
+    "cost" is the language model's for one question after the mean number of tokens, with the method's own, as a share
+    of the language model's after the host's own tokens.
+    """
     clip, objects = held.asked.scene[held.which], held.scenes.present.sum(1)
     found = {"the host itself": held.full}
     made = {(name, k): project.trained(name, k, folder).to(held.features.device) for name, k in TRIED}
     found |= {f"{name}, {k}": held.measure(method, k) for (name, k), method in made.items()}
     right = {name: by_clip(row.correct, clip, len(objects)) for name, row in found.items()}
     told = {f"{name}, {k}": counts(method, held) for (name, k), method in made.items() if isinstance(method, LangDC)}
+    tokens = {name: float(told[name].float().mean()) if name in told else row.tokens for name, row in found.items()}
+    cost = {name: held.cost(round(k)) / held.cost(held.usual) + found[name].own for name, k in tokens.items()}
     rows = [
-        {"method": name, "tokens": float(told[name].float().mean()) if name in told else row.tokens, "own": row.own}
-        | summed(right[name], objects)
-        for name, row in found.items()
+        {"method": name, "tokens": tokens[name], "cost": cost[name]} | summed(right[name], objects) for name in found
     ]
     return {
         "clips": len(objects),

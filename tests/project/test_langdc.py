@@ -217,7 +217,7 @@ def test_the_expert_is_neither_trained_nor_saved_with_the_projector():
     ]
     assert set(method.state_dict()) == {name for name, _ in method.named_parameters()}
     assert not any(weight.requires_grad for weight in method.held[0].parameters())
-    assert (method.held[0].width, method.most) == (SMALL.width, 20)
+    assert (method.held[0].width, method.most, method.budgets) == (SMALL.width, 20, (20,))
     method(torch.randn(1, 256, 192)).sum().backward()
     assert all(weight.grad is not None for weight in method.parameters())
     assert sum(weight.numel() for weight in Captioner().parameters()) * 2 < 10**6  # bytes in half precision

@@ -40,6 +40,9 @@ def test_the_whole_on_a_host_that_knows_nothing(tmp_path, monkeypatch):
     assert list(rows) == ["the host itself", "langdc, 40", "langdc, 22"]
     assert rows["the host itself"]["tokens"] == 512
     held = project.stage(6, "clips")
+    assert rows["the host itself"]["cost"] == pytest.approx(1 + held.full.own)
+    few = held.cost(round(rows["langdc, 22"]["tokens"])) / held.cost(512)
+    assert rows["langdc, 22"]["cost"] == pytest.approx(few + held.measure(methods[22], 22).own)
     assert facts["questions"] == int(held.which.sum())
     assert rows["langdc, 22"]["tokens"] == methods[22].tokens(held.features)[1].sum(1).float().mean()
     assert facts["gaps"]["langdc, 40"]["all"] == [0, 0]
