@@ -12,7 +12,7 @@ from minitok.course.records import Stale, stale
 from minitok.course.registry import Chapter, Paper, chapter, chapters, get, places, rows, source_hash
 from minitok.course.registry import status_of as status
 from minitok.course.verdicts import Verdict, recorded_verdict, verdict
-from minitok.viz.tables import aligned
+from minitok.tables import aligned
 
 __all__ = [
     "Chapter",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from minitok.devices import median_seconds, pick_device
-from minitok.viz.tables import aligned
+from minitok.tables import aligned
 
 Call = Callable[[], Any]
 

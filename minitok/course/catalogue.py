@@ -10,7 +10,7 @@ from minitok.course.paths import first, sources, step
 from minitok.course.records import UNKNOWN, stale
 from minitok.course.registry import Chapter, Paper, chapters, places, rows, status_of
 from minitok.course.verdicts import recorded_verdict
-from minitok.viz.tables import aligned, shown
+from minitok.tables import aligned, shown
 
 BEGIN, STALE, END = "<!-- chapters:begin -->", "<!-- stale:begin -->", "<!-- end -->"
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from minitok.devices import median_seconds
 from minitok.reduce.divprune import distances
 from minitok.reduce.divprune import max_min as max_min_loop
-from minitok.viz.tables import aligned
+from minitok.tables import aligned
 
 
 class Case(NamedTuple):

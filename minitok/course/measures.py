@@ -5,7 +5,7 @@ import numbers
 from dataclasses import dataclass
 from typing import SupportsFloat
 
-from minitok.viz.tables import shown
+from minitok.tables import shown
 
 BETTER, NOT_WORSE = "better", "not worse"
 TOLERANCE = 0.02

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from minitok import files
 from minitok.course import registry
-from minitok.viz.tables import aligned
+from minitok.tables import aligned
 
 LINK = re.compile(r"\]\(([^)\s#]+\.ipynb)(?:#[^)]*)?\)")
 NAMED = re.compile(r"(?<!\[)`(?:\d\d_\w+/)?\d\d_\w+(?:\.ipynb)?`(?!\])")

@@ -10,7 +10,7 @@ from typing import Any
 from minitok import files
 from minitok.course import registry
 from minitok.course.measures import Measure
-from minitok.viz.tables import aligned, shown, wrapped
+from minitok.tables import aligned, shown, wrapped
 
 RECORD, JUDGE = "MINITOK_RECORD", "MINITOK_JUDGE"
 UNDECIDED = "Undecided: so near that measuring again could tip it; it does not count as held."

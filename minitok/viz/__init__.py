@@ -1,9 +1,9 @@
 """The figures that lessons share: `viz.images`, `viz.lines`, `viz.bars`, ..., `viz.show`, and sliders."""
 
+from minitok.tables import aligned, shown
 from minitok.viz.figures import bars, images, lines, panel, patches
 from minitok.viz.live import animation, ends, show, slider
 from minitok.viz.palette import BACKGROUND, BASELINE, GRID, MUTED, OURS, PALETTE, PAPER, TEXT, style
-from minitok.viz.tables import aligned, shown
 from minitok.viz.tokens import painted
 from minitok.viz.trees import tree
 

@@ -100,6 +100,13 @@ def test_help_promises_no_numbers_and_the_version_is_told(capsys: pytest.Capture
     assert "199" not in told
 
 
+@pytest.mark.parametrize("asked", [["papers"], ["papers", "vq"], ["papers", "--stale"], ["path", "tome"]])
+def test_who_asks_of_papers_waits_for_no_torch(asked: list[str]) -> None:
+    program = f"import sys\nfrom minitok import cli\ncli.main({asked})\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.endswith("False\n"), done.stderr
+
+
 @pytest.mark.parametrize("rows", ["papers", "papers --chapter quantize"])
 def test_a_reader_that_has_seen_enough_is_no_problem(rows: str) -> None:
     command = [sys.executable, "-m", "minitok", *rows.split()]
