@@ -46,6 +46,8 @@ def test_tokens_are_projected_before_they_are_pooled():
     assert_close(found[:, 4], projector.mlp(x[:, [14, 15, 20, 21]]).mean(1))
     assert not torch.allclose(found, projector.mlp(pooled(x, 9)), atol=1e-3)
     assert projector(torch.randn(1, 16, 6), 4).shape == (1, 4, 4)
+    assert M3().budgets == (256, 64, 16, 4, 1)
+    assert [tuple(weight.shape) for weight in M3().parameters()] == [(192, 192), (192,)] * 2
 
 
 def test_each_scale_counts_the_same_and_is_asked_once():

@@ -75,6 +75,8 @@ def test_only_featured_keys_look_at_the_picture():
 
 
 def test_sizes_and_beginnings():
+    assert not MQT().featured
+    assert (tuple(MQT().query.shape), tuple(MQT().matrix.shape)) == ((256, 192), (192, 192))
     mqt = MQT(12, 20, most=64, heads=3)
     assert mqt.budgets == (64, 32, 16, 8, 4, 2, 1)
     assert MQT(4, 4, most=9, heads=1).budgets == (9, 4, 2, 1)

@@ -72,8 +72,10 @@ def test_one_set_of_weights_serves_every_side():
     for k in projector.budgets:
         assert projector(x, k).shape == (2, k, 4)
     assert torch.equal(projector(x), projector(x, 25))
-    assert tuple(TokenFLEX().gate.weight.shape) == (3 * 192, 192)
-    assert TokenFLEX().budgets[0] == 256
+    sizes = {name: tuple(weight.shape) for name, weight in TokenFLEX().named_parameters() if "weight" in name}
+    wide = (3 * 192, 192)
+    assert sizes == {"norm.weight": (192,), "gate.weight": wide, "up.weight": wide, "out.weight": wide[::-1]}
+    assert TokenFLEX().budgets == tuple(side**2 for side in range(16, 0, -1))
 
 
 def test_each_budget_is_drawn_as_often():
