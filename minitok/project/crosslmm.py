@@ -8,10 +8,9 @@ CA(q, V) = softmax(q W_q (V W_k)^T / sqrt(d)) V W_v W_o. With g = 0 the model is
 Self-attention costs (F m + t)^2 in place of (F n + t)^2; looking back costs (F m + t) F n a time.
 
 Differs from the paper, of which only the abstract and public reviews could be read: the layers (after the second and
-the fourth of six), a gate of its own for each look, from 0 on, with sqrt(d) times the step of other weights, the norms
-before queries and keys, and V's keys and values, which all looks share, are our choices, as is a learnt vector for
-each frame; language model and encoder are frozen, where the paper tunes them. It pools 27 x 27 patches to 1, 9 or 16
-tokens; ours are 16 x 16: 1, 4 or 16.
+the fourth of six), a gate of its own for each look, which begins at 0, the norms before queries and keys, and V's keys
+and values, which all looks share, are our choices, as is a learnt vector for each frame; language model and encoder
+are frozen, where the paper tunes them. It pools 27 x 27 patches to 1, 9 or 16 tokens; ours are 16 x 16: 1, 4 or 16.
 Notebook: notebooks/07_project/10_crosslmm.ipynb.
 """
 
@@ -53,12 +52,7 @@ class LookBack(nn.Module):
         super().__init__()
         self.heads, self.norm = heads, nn.LayerNorm(d)
         self.query, self.out = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
-        self.opening = nn.Parameter(torch.zeros(()))
-
-    @property
-    def gate(self) -> Float[Tensor, ""]:
-        """g, sqrt(d) times what is trained: a step of Adam, small for every weight alike, opens it soon enough."""
-        return self.norm.weight.shape[0] ** 0.5 * self.opening
+        self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Float[Tensor, "b t d"], memory: Memory) -> Float[Tensor, "b t d"]:
         query = self.query(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -31,7 +31,7 @@ def method() -> CrossLMM:
 @pytest.fixture
 def opened(method) -> CrossLMM:
     for i, look in enumerate([*method.v2v.values(), *method.t2v.values()]):
-        look.opening.data.fill_(0.1 + 0.2 * i)
+        look.gate.data.fill_(0.5 + i)
     return method
 
 
@@ -47,7 +47,7 @@ def test_a_look_back_by_hand():
     look = LookBack(2, 1).requires_grad_(False)
     look.query.weight.copy_(torch.tensor([[math.log(3) * 2**0.5, 0.0], [0.0, 0.0]]))
     look.out.weight.copy_(torch.eye(2))
-    look.opening.fill_(0.5 / 2**0.5)
+    look.gate.fill_(0.5)
     # The norm makes (3, 1) into (1, -1). Three keys: logits log 3, 0, 0, so weights 3/5, 1/5, 1/5.
     keys = torch.tensor([[[[1.0, 9.0], [0.0, 0.0], [0.0, 5.0]]]])
     values = torch.tensor([[[[10.0, 0.0], [0.0, 10.0], [0.0, 0.0]]]])
@@ -62,7 +62,7 @@ def test_a_look_back_is_torchs_attention_behind_a_gate():
     query, key, value = reference.in_proj_weight.chunk(3)
     look.query.weight.data, look.out.weight.data = query.data, reference.out_proj.weight.data
     look.norm.weight.data.normal_()
-    look.opening.data.fill_(0.7 / 12**0.5)
+    look.gate.data.fill_(0.7)
     memory = tuple((v @ part.T).unflatten(-1, (3, 4)).transpose(1, 2) for part in (key, value))
     normed = F.layer_norm(x, (12,)) * look.norm.weight
     assert_close(look(x, memory), x + 0.7 * reference(normed, v, v)[0])
@@ -93,6 +93,8 @@ def test_by_default_there_are_16_tokens_a_frame(method, x):
     usual = CrossLMM()
     assert usual(torch.randn(1, 8 * 256, 192)).shape == (1, 128, 192)
     assert list(usual.v2v) == list(usual.t2v) == ["1", "3"]
+    assert usual.frame.shape == (8, 192)
+    assert 0.015 < float(usual.frame.detach().std()) < 0.025
 
 
 def test_what_is_remembered_are_all_patches_through_the_same_mlp(method, x):
@@ -156,7 +158,7 @@ def test_a_patch_reaches_the_words_only_through_open_gates(opened, host, x):
     assert_close(opened(other, 2), opened(x, 2))
     assert difference(opened.read(host, other, WORDS, 2), opened.read(host, x, WORDS, 2)) > 1e-3
     for look in (*opened.v2v.values(), *opened.t2v.values()):
-        look.opening.data.zero_()
+        look.gate.data.zero_()
     assert_close(opened.read(host, other, WORDS, 2), opened.read(host, x, WORDS, 2))
 
 
@@ -170,10 +172,10 @@ def test_without_looks_it_is_a_pooling_projector(host, x, slots):
 def test_gates_learn_first_and_then_everything(method, host, x):
     method.read(host, x, WORDS, 2).sum().backward()
     looks = [*method.v2v.values(), *method.t2v.values()]
-    assert all(float(look.opening.grad) != 0 and not look.query.weight.grad.any() for look in looks)
+    assert all(float(look.gate.grad) != 0 and not look.query.weight.grad.any() for look in looks)
     method.zero_grad()
     for look in looks:
-        look.opening.data.fill_(0.2)
+        look.gate.data.fill_(1.0)
     method.read(host, x, WORDS, 2).square().sum().backward()
     assert all(bool(parameter.grad.any()) for parameter in method.parameters())
 
@@ -187,6 +189,6 @@ def test_bad_input_is_named(method, x):
     for count in (4 * 256, 100, 257, 0):
         with pytest.raises(ValueError, match=f"{count} patches came, expected 1 to 3 frames of 256"):
             method(torch.zeros(1, count, 10))
-    for frames, m in ((0, 1), (2, 1), (1, 3), (1, 9), (1, 0), (3, 1)):
+    for frames, m in ((0, 1), (-1, 4), (2, 1), (1, 3), (1, 9), (1, 0), (3, 1)):
         with pytest.raises(ValueError, match=f"frames={frames} of m={m} tokens came for 16 patches"):
             pooled(torch.zeros(1, 16, 2), frames, m)
