@@ -209,7 +209,8 @@ found = {"LLaVA-Mini, 1": stage.measure(mini), "LLaVA-Mini, 4": stage.measure(fo
 print(stages.project.table({"all patches": stage.full, "resampler, 1": one_token} | found))
 assert found["LLaVA-Mini, 1"].right > one_token.right + 10
 league = {(row["method"], row["tokens"]): row for row in stages.load("project")["rows"]}
-names = {("llava", 256): "LLaVA, all patches", ("llava_mini", 4): "ours: 4 tokens", ("llava_mini", 1): "ours: 1 token"}
+names = {("llava", 256): "LLaVA, all patches"}
+names |= {("llava_mini", k): f"ours: LLaVA-Mini, {k} token{'s' * (k > 1)}" for k in (4, 1)}
 names |= {("resampler", k): f"baseline: resampler, {k} token{'s' * (k > 1)}" for k in (256, 4, 1)}
 names |= {("pixel shuffle", 16): "muted: pixel shuffle, 16 tokens"}
 bars = {told: league[key]["all kinds"] for key, told in names.items()}
