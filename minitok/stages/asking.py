@@ -6,7 +6,7 @@ round, are all that the policy's training needs. `write()` computes them, minute
 
 import json
 import pathlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor
 from minitok import files, house
 from minitok.data.questions import KINDS
 from minitok.house._answers import TRAINED
+from minitok.optimizers import AdamW
 from minitok.project.visionthink import Policy, grpo_loss, rewards, rollouts
-from minitok.stages.by_kind import ASKED
+from minitok.stages import answers
 from minitok.stages.seeing import draw, look
 from minitok.viz.tables import aligned, shown
 from minitok.vlm import ManyVLM
@@ -105,7 +106,7 @@ def train(
     """
     torch.manual_seed(seed)
     policy, asked = Policy(held.hidden.shape[1]), []
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=lr, weight_decay=0.01)
+    optimizer = AdamW(policy.parameters(), lr=lr, weight_decay=0.01)
     for _ in range(steps):
         some = held[torch.randint(len(held), (128,))]
         with torch.no_grad():
@@ -126,8 +127,8 @@ def train(
 class Outcome:
     """Who asked, and who was right in the end, question by question."""
 
-    asks: Bool[Tensor, "n"]
-    correct: Bool[Tensor, "n"]
+    asks: Bool[Tensor, "n"] | Float[Tensor, "n"]
+    correct: Bool[Tensor, "n"] | Float[Tensor, "n"]
     kind: Int[Tensor, "n"]
     first: bool = True
 
@@ -157,23 +158,27 @@ def outcome(asks: Bool[Tensor, "n"], held: States, first: bool = True) -> Outcom
     return Outcome(asks, torch.where(asks, held.hits[:, 1], held.hits[:, 0]), held.kind, first)
 
 
+def mean(rows: list[Outcome]) -> Outcome:
+    """The mean of several outcomes of the same questions, such as those of policies of other seeds."""
+    asks, correct = (torch.stack([getattr(row, name).float() for row in rows]).mean(0) for name in ("asks", "correct"))
+    return replace(rows[0], asks=asks, correct=correct)
+
+
 def threshold(held: States, share: float) -> float:
     """How sure one must be with the thumbnail not to ask, so that a share of these questions asks."""
     return float(held.sure.quantile(share))
 
 
-def gap(ours: Outcome, other: Outcome) -> tuple[float, float]:
+def gap(ours: Outcome | answers.Row, other: Outcome | answers.Row) -> tuple[float, float]:
     """By how many points ours is right more often, and twice the standard error of the paired difference."""
     apart = 100 * (ours.correct.float() - other.correct.float())
     return float(apart.mean()), 2 * float(apart.std() / len(apart) ** 0.5)
 
 
-def table(rows: dict[str, Outcome]) -> str:
-    """Outcomes by their names: right, asked, tokens, and both by kind of question."""
-    kinds = [kind for kind in ASKED if any(len(row.of(kind).asks) for row in rows.values())]
-    lines: list[tuple[str, ...]] = [
-        ("", "right (%)", "asks (%)", "tokens", *(f"{kind}: right, asks" for kind in kinds))
-    ]
+def table(rows: dict[str, Outcome], kinds: tuple[str, ...] = ()) -> str:
+    """Outcomes by their names: right, asked, tokens; and of some kinds of question how many are right and ask."""
+    heads = (f"{kind}: right, asks" for kind in kinds)
+    lines: list[tuple[str, ...]] = [("", "right (%)", "asks (%)", "tokens", *heads)]
     for name, row in rows.items():
         each = (f"{shown(row.of(kind).right)}, {shown(row.of(kind).asked)}" for kind in kinds)
         lines.append((name, shown(row.right), shown(row.asked), shown(row.tokens), *each))

@@ -93,13 +93,15 @@ def test_outcomes_count_tokens_of_both_rounds():
     assert found.of("digit").right == 50
     assert found.of("colour").tokens == 64 + 160
     assert outcome(torch.ones(4, dtype=torch.bool), held, first=False).tokens == 320
-    told = asking.table({"ours": found}).splitlines()
+    told = asking.table({"ours": found}, ("colour", "digit")).splitlines()
     assert told[0].split("  ")[-1].strip() == "digit: right, asks"
     assert told[1].split()[:4] == ["ours", "75.0", "50.0", "224"]
     never = outcome(~asks & asks, held)
     better, error = asking.gap(found, never)
     assert better == 25
     assert error == pytest.approx(2 * 50 / 2)
+    both = asking.mean([found, never])
+    assert (both.right, both.asked, both.tokens) == (62.5, 25, 64 + 80)
 
 
 def test_a_threshold_asks_where_one_is_least_sure():
