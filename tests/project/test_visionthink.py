@@ -176,6 +176,7 @@ def test_those_who_ask_are_read_a_second_time():
         host.read(tokens, words, slots=slots),
     )
     assert_close(nobody.read(host, x, words, text=text * 2), host.read(tokens[:, :64], words, text=text * 2))
+    assert_close(VisionThink(host.project).read(host, x, words, text=text * 2), host.read(tokens, words, text=text * 2))
 
 
 def test_budgets_are_the_thumbnail_and_all():
@@ -185,6 +186,8 @@ def test_budgets_are_the_thumbnail_and_all():
     assert_close(made(x, 4), made(x[:, :16]))
     assert_close(made(x, 20), made(x))
     assert (made.small, made.budgets, VisionThink().budgets) == (4, (4,), (64,))
+    assert VisionThink()(torch.zeros(1, 256, 192)).shape == (1, 64, 192)
+    assert [tuple(w.shape) for w in Policy().layers[1].parameters()] == [(64, 192), (64,)]
 
 
 @pytest.mark.usefixtures("unchecked")
