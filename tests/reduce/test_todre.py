@@ -126,6 +126,16 @@ def test_ratios_by_hand():
     assert finished(MAP, 2, first=1, tau=0.125).tolist() == [False]
 
 
+def test_a_single_visual_token_and_no_prompt_will_do():
+    # All but token 0 pay 0.5 + 0.5 + 0.5 + 0.5 and 1 + 1 + 0.75 + 1 of 8 to it.
+    assert ratios(MAP, 1).tolist() == [[pytest.approx(5.75 / 8), 0]]
+
+
+def test_tokens_may_have_one_channel():
+    x = torch.tensor([[[2.0], [3.0], [-1.0], [-4.0]]])
+    assert todre(x, 2, cls_attention=looking_at(1, n=4)).order.tolist() == [[1, 2]]
+
+
 def test_both_ratios_must_be_small():
     attention = torch.rand(40, 2, 9, 9).pow(6)
     attention = attention / attention.sum(-1, keepdim=True)
