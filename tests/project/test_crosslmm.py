@@ -68,12 +68,13 @@ def test_a_look_back_is_torchs_attention_behind_a_gate():
     assert_close(look(x, memory), x + 0.7 * reference(normed, v, v)[0])
 
 
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("m", [1, 4, 16, 64, 256])
-def test_pooling_is_torchs_frame_by_frame(m):
-    x = torch.randn(2, 3 * 256, 5)
-    frames = x.unflatten(1, (3, 16, 16)).flatten(0, 1).movedim(-1, 1)
+def test_pooling_is_torchs_frame_by_frame(m, count):
+    x = torch.randn(2, count * 256, 5)
+    frames = x.unflatten(1, (count, 16, 16)).flatten(0, 1).movedim(-1, 1)
     expected = F.adaptive_avg_pool2d(frames, math.isqrt(m)).flatten(2).transpose(1, 2)
-    assert_close(pooled(x, 3, m), expected.reshape(2, 3 * m, 5))
+    assert_close(pooled(x, count, m), expected.reshape(2, count * m, 5))
 
 
 @pytest.mark.parametrize("m", [1, 4, 16])
