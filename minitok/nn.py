@@ -160,10 +160,8 @@ class Transformer(nn.Module):
             positions = torch.arange(past, past + x.shape[1], device=x.device, dtype=torch.float32)[None]
         if on_layer is not None:
             if cache is not None or prefix is not None or isinstance(mask, Tensor) or after_layer is not None:
-                raise ValueError(
-                    "on_layer changes the tokens: it takes no cache, no prefix (join it to x), no after_layer, "
-                    "a named mask"
-                )
+                more = "no cache, no prefix (join it to x), no after_layer, a named mask"
+                raise ValueError(f"on_layer changes the tokens: it takes {more}")
             return self.norm(self.reduced(x, mask, positions, condition, on_layer))
         seen = visible(mask, x.shape[1], past + x.shape[1], x.device)
         for i, block in enumerate(self.blocks):

@@ -48,8 +48,7 @@ OF_SCENES = (("exists",), ("colour",), ("shape",), ("count",), RELATIONS, ("digi
 OF_CLIPS = (("exists",), ("colour",), ("shape",), ("count",), ("motion",), ("digit",), ("digit",), ("caption",))
 # How many of each a step draws: scenes all over the picture, scenes in a quarter of it, clips of eight and of four.
 BATCH = {"scenes": 32, "quarters": 16, "clips of 8": 24, "clips of 4": 16}
-# Examples are drawn for so many steps at once: a GPU draws many in the time of a few.
-POOL = 16
+POOL = 16  # Examples are drawn for so many steps at once: a GPU draws many in the time of a few.
 
 
 class Group(NamedTuple):
@@ -76,9 +75,8 @@ def started() -> ManyVLM:
     """The model with the weights of `vlm`, but for the projector."""
     from minitok import house
 
-    model = build()
-    state = {k: v for k, v in house.load("vlm").state_dict().items() if not k.startswith("projector")}
-    model.load_state_dict(state, strict=False)
+    model, state = build(), house.load("vlm").state_dict()
+    model.load_state_dict({k: v for k, v in state.items() if "projector" not in k}, strict=False)
     return model
 
 
@@ -99,8 +97,8 @@ def groups(seed: int, device: torch.device, wordings: str = "seen", times: int =
     large = scenes.render(count["scenes"], size=128, max_objects=9, seed=seed, device=device)
     quarters = render_in_a_quarter(count["quarters"], seed=seed + 1, device=device)
     clip = {t: clips.render(count[f"clips of {t}"], frames=t, seed=seed + t, device=device) for t in (8, 4)}
-    made = {"scenes": of_scenes(large, seed, wordings), "quarters": of_scenes(quarters, seed, wordings)}
-    return made | {f"clips of {t}": of_clips(clip[t], seed, wordings) for t in (8, 4)}
+    both = {"scenes": of_scenes(large, seed, wordings), "quarters": of_scenes(quarters, seed, wordings)}
+    return both | {f"clips of {t}": of_clips(clip[t], seed, wordings) for t in (8, 4)}
 
 
 def labels(group: Group) -> Int[Tensor, "all n 3"]:
@@ -154,10 +152,7 @@ def train(folder: pathlib.Path, options: Options) -> nn.Module:
 
 
 def pool_seed(step: int) -> int:
-    """The seed of the examples that a step shares with its neighbours, however a run came to this step.
-
-    `fit` seeds each step by its number; steps of one pool share the seed of the first.
-    """
+    """The seed of a step's pool, that of its first step, however a run came here: `fit` seeds by a step's number."""
     generator = torch.Generator().manual_seed(torch.initial_seed() - 1009 * (step % POOL))
     return int(torch.randint(TRAINED, 2**39, (), generator=generator))
 

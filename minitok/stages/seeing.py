@@ -14,19 +14,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from minitok.data import clips, scenes, views
-from minitok.data.asked import RELATIONS
 from minitok.data.clips import Clips
 from minitok.data.objects import Scenes
 from minitok.data.questions import SLOTS, Questions, ask
+from minitok.house import vlm_many
 from minitok.vlm import VLM, ManyVLM
 
 # Which model of the house answers, and what is asked, of each kind of picture.
 HOSTS = {"scenes": "vlm", "crops": "vlm_many", "clips": "vlm_many"}
-ASKS = {
-    "scenes": SLOTS,
-    "crops": (("exists",), ("colour",), ("shape",), ("count",), RELATIONS, ("digit",), ("digit",)),
-    "clips": (("exists",), ("colour",), ("shape",), ("count",), ("motion",), ("digit",), ("digit",), ("caption",)),
-}
+ASKS = {"scenes": SLOTS, "crops": vlm_many.OF_SCENES, "clips": vlm_many.OF_CLIPS}
 SIGNALS = ("text", "asked", "levels", "cls", "images")
 Method = Callable[..., Any]
 

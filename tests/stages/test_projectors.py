@@ -1,4 +1,4 @@
-"""What projectors share, by hand and against a plain loop."""
+"""What projectors and their controls share, by hand and against a plain loop."""
 
 import math
 
