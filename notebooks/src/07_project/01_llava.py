@@ -1,11 +1,11 @@
 # %% [markdown]
 # # LLaVA's projector: a picture as words
 #
-# **Paper:** Liu, Li, Wu and Lee, *Visual Instruction Tuning*, 2023 ([arXiv 2304.08485](https://arxiv.org/abs/2304.08485)),
-# LLaVA; its two layers come from *Improved Baselines with Visual Instruction Tuning*, 2023
-# ([arXiv 2310.03744](https://arxiv.org/abs/2310.03744)), LLaVA-1.5.
-# **Code:** `minitok/project/llava.py`.
-# **Read first:** nothing; this is the chapter's first lesson. You should know what a transformer's embedding is.
+# **Paper:** Liu, Li, Wu and Lee, *Visual Instruction Tuning*, 2023 ([arXiv
+# 2304.08485](https://arxiv.org/abs/2304.08485)), LLaVA; its two layers come from *Improved Baselines with Visual
+# Instruction Tuning*, 2023 ([arXiv 2310.03744](https://arxiv.org/abs/2310.03744)), LLaVA-1.5. **Code:**
+# `minitok/project/llava.py`. **Read first:** nothing; this is the chapter's first lesson. You should know what a
+# transformer's embedding is.
 #
 # After this lesson you can join a vision encoder to a language model, say which parts of it are trained when and on
 # which words, and what it costs.
@@ -170,8 +170,8 @@ assert last < first / 1.5
 assert all(parameter.grad is None for parameter in host.parameters())
 
 # %% [markdown]
-# The loss fell; only the projector has gradients. With scenes enough this goes on until the projector reads: that took
-# a minute on a GPU, and its weights are here.
+# The loss fell; only the projector has gradients. So far it has learnt what an answer looks like, not what is in the
+# picture. With scenes enough this goes on until it reads: that took a minute on a GPU, and its weights are here.
 
 # %%
 trained = stages.project.trained("llava", 256)
@@ -201,7 +201,8 @@ print("what you built is what `LLaVA` computes:", tuple(mine.shape))
 #
 # All projectors below were trained for the same steps on the same questions, before the same frozen ViT and language
 # model. Two of them use 64 tokens: the mean of each square of four patches (**pooling**), and the four side by side
-# (**pixel shuffle**), each with LLaVA's two layers behind.
+# (**pixel shuffle**), each with LLaVA's two layers behind. "LM cost" is the language model's for one question, "own
+# cost" the projector's, both as a share of the language model's with all 256. The host's own is twice as wide inside.
 
 # %%
 found = {"two layers": stage.measure(trained), "raw features": raw}
@@ -226,9 +227,10 @@ print(stages.table(facts | {"scores": scores, "rows": shown}))
 
 # %% [markdown]
 # One matrix reads as well as two layers here: both are at the ceiling, since our ViT was asked during its training what
-# stands at each patch, and a language model that has only read of scenes needs few words. The papers' encoder was
-# trained on captions of whole pictures, and there the second layer helps. With 64 tokens it is the relations (left)
-# that go first, with 16 or fewer all kinds of question.
+# stands at each patch, and a language model that has only read of scenes needs few words. So whether the second layer
+# helps cannot be told here; the papers' encoder was trained on captions of whole pictures, and there it does. With 64
+# means it is the relations (left) that go first; at 16 they are guessed, at 4 all kinds of question suffer. Pixel
+# shuffle loses next to nothing between 64 and 16.
 #
 # ## Play: what does it say?
 #
@@ -260,9 +262,9 @@ league = {(row["method"], row["tokens"]): row for row in rows}
 two, single = league["llava", 256], league["llava, one layer", 256]
 own = "MM-Vet 27.8 against 26.3, GQA 47.3 against 46.8 (LLaVA-1.5, table of its scaling results)"
 measures = [
-    papers.better("right, raw features", found["two layers"].even, than=raw.even, margin=30, unit="%"),
-    papers.better("right, one layer", two["all kinds"], than=single["all kinds"], margin=0.5, unit="%", paper=own),
-    papers.not_worse("right, the host's own", found["two layers"].even, than=stage.full.even, by=3, unit="%"),
+    papers.better("all kinds, raw features", found["two layers"].even, than=raw.even, margin=30, unit="%"),
+    papers.better("all kinds, one layer", two["all kinds"], than=single["all kinds"], margin=0.5, unit="%", paper=own),
+    papers.not_worse("all kinds, the host's own", found["two layers"].even, than=stage.full.even, by=3, unit="%"),
 ]
 
 # %%
@@ -278,7 +280,8 @@ papers.verdict(
 # ## Where it breaks: every patch is paid for
 #
 # The language model reads 256 visual tokens for a question of at most 12 words. Can we just leave some out? The trained
-# projector, with every second, every fourth, every eighth patch, each in its place:
+# projector, with every second, every fourth, every eighth patch. Fewer tokens stand in the middle of equal spans of
+# the 256 places (of every eighth: 3.5, 11.5, ...), so nearly where their patches were:
 
 # %%
 thin = {every: stage.measure(lambda x, every=every: trained(x[:, ::every])) for every in (2, 4, 8)}
@@ -288,8 +291,8 @@ kinds = {
 viz.show(viz.lines(kinds, "Fewer patches, fewer answers", "visual tokens", "right (%)", log="x"))
 
 # %% [markdown]
-# Nothing in LLaVA's projector can say the same in fewer tokens: k is n. The rest of this chapter is about projectors
-# that can.
+# Half can go, since each patch of our ViT knows its neighbours; 32 cannot. Nothing in LLaVA's projector can say the
+# same in fewer tokens: k is n. The rest of this chapter is about projectors that can.
 #
 # ## Exercises
 #
