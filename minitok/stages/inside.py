@@ -18,7 +18,7 @@ class Unfused(LLaVAMini):
         return host.read(self(x, k), words, text=text, **given)
 
 
-class InFront(VisionRemember):
+class LooksFirst(VisionRemember):
     """Vision Remember's modules one after another before the language model, and none inside."""
 
     def read(

@@ -24,7 +24,7 @@ from minitok.project import (
 )
 from minitok.stages import routers, telling
 from minitok.stages.fitting import Budgets, More
-from minitok.stages.inside import InFront, Unfused, WidePooling
+from minitok.stages.inside import LooksFirst, Unfused, WidePooling
 from minitok.stages.packing import Everywhere, Wide
 from minitok.stages.projectors import Pooling, Resampler, Shuffle, Ungated
 from minitok.stages.selecting import Attended, Lots, matching
@@ -91,7 +91,7 @@ TRIALS: dict[str, Trial] = {
     "vision_remember": Trial(VisionRemember, (16, 4)),
     "vision_remember, all see all": Trial(lambda k: VisionRemember(k, seen=1), (4,)),
     "vision_remember, last level": Trial(lambda k: VisionRemember(k, levels=(5, 5, 5)), (4,)),
-    "vision_remember, in front": Trial(InFront, (4,)),
+    "vision_remember, in front": Trial(LooksFirst, (4,)),
     "pooling, wide": Trial(WidePooling, (4,)),
     "crosslmm": Trial(lambda k: CrossLMM(), (32, 8), of="clips"),
     # Of equal weight: one kind of look at four layers in place of two kinds at two, or a wider MLP in place of looks.

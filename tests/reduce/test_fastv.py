@@ -44,11 +44,11 @@ def test_four_tokens_by_hand():
 def test_scores_are_a_plain_loop(b, h, m, n):
     paid = random_paid(b, h, m, n)
     last, everybody = scores(paid).tolist(), scores(paid, "all").tolist()
-    for row, ends, alls in zip(paid.tolist(), last, everybody, strict=True):
+    for row, ends, whole in zip(paid.tolist(), last, everybody, strict=True):
         for j in range(n):
             assert ends[j] == pytest.approx(sum(row[head][m - 1][j] for head in range(h)) / h, abs=1e-6)
             received = [row[head][i][j] for head in range(h) for i in range(m)]
-            assert alls[j] == pytest.approx(sum(received) / (h * m), abs=1e-6)
+            assert whole[j] == pytest.approx(sum(received) / (h * m), abs=1e-6)
 
 
 @pytest.mark.parametrize("payers", ["last", "all"])

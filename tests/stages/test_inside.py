@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from minitok.metrics import parameters
 from minitok.nn import Shape
 from minitok.project import LLaVAMini, VisionRemember
-from minitok.stages.inside import InFront, Unfused, WidePooling
+from minitok.stages.inside import LooksFirst, Unfused, WidePooling
 from minitok.stages.seeing import wanted
 from minitok.vlm import VLM
 
@@ -25,7 +25,7 @@ def x():
 
 def test_controls_have_equal_parameters():
     assert parameters(Unfused()) == parameters(LLaVAMini())
-    assert parameters(InFront()) == parameters(VisionRemember()) == parameters(VisionRemember(seen=1))
+    assert parameters(LooksFirst()) == parameters(VisionRemember()) == parameters(VisionRemember(seen=1))
     assert parameters(VisionRemember(levels=(5, 5, 5))) == parameters(VisionRemember())
     assert 0.998 < parameters(WidePooling(16)) / parameters(VisionRemember()) < 1.002
 
@@ -41,7 +41,7 @@ def test_words_that_are_not_fused_are_read_after_the_same_compressed_tokens(host
 
 
 def test_in_front_the_language_model_is_left_alone(host, x):
-    control, words = InFront().requires_grad_(False), torch.randint(1, 9, (2, 5))
+    control, words = LooksFirst().requires_grad_(False), torch.randint(1, 9, (2, 5))
     for module in control.remember:
         module.out.weight.normal_(std=0.1)
     levels = torch.randn(2, 6, 256, 192)
