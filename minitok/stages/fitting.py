@@ -55,15 +55,20 @@ More = Callable[[nn.Module, VLM, Bank], Tensor]
 
 def bank(host: VLM, count: int, of: str = "scenes", seed: int = TRAINED) -> Bank:
     """Questions, pictures and their features, in half precision, of what nothing is measured on."""
-    device, held, size = next(host.parameters()).device, [], 500 if of == "scenes" else 100
+    device, size = next(host.parameters()).device, 500 if of == "scenes" else 100
+    whole: list[Tensor] = []
+    questions: list[Questions] = []
     for start in range(0, count, size):
         drawn = draw(of, min(size, count - start), seed + start, device)
         features = in_parts(lambda part: look(host, part), drawn.pictures, size=50)
-        held.append((features.half(), drawn.pictures.half(), drawn.where.to(torch.int8), drawn.asked))
-    features, pictures, where, asked = zip(*held, strict=True)
-    joined = Questions(*(torch.cat([getattr(part, name) for part in asked]) for name in vars(asked[0])))
-    words, slots, targets = packed(joined, captions=of != "crops")
-    return Bank(torch.cat(features), torch.cat(pictures), torch.cat(where), joined, words, targets, slots, of)
+        found = features.half(), drawn.pictures.half(), drawn.where.to(torch.int8)
+        whole = whole or [part.new_empty(count, *part.shape[1:]) for part in found]  # once: twice would fill a GPU
+        for into, part in zip(whole, found, strict=True):
+            into[start : start + len(part)] = part
+        questions.append(drawn.asked)
+    asked = Questions(*(torch.cat([getattr(part, name) for part in questions]) for name in vars(questions[0])))
+    words, slots, targets = packed(asked, captions=of != "crops")
+    return Bank(*whole, asked, words, targets, slots, of)
 
 
 def together(method: nn.Module, host: VLM, some: Bank, k: int) -> Tensor:
