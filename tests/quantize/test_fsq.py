@@ -232,3 +232,8 @@ def test_codes_beyond_the_product_of_the_levels_are_refused(code):
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(FSQ((3, 4)))
+
+
+def test_by_default_four_channels_of_8_levels():
+    assert FSQ().bits == 12
+    assert FSQ().encode(torch.full((1, 1, 4), 9.0)).item() == 8**4 - 1

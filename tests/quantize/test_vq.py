@@ -221,7 +221,7 @@ def test_bad_input_is_refused(call, message):
 def test_by_default_512_codes_of_width_8_and_the_commitment_may_be_nothing():
     layer = VQ()
     assert (layer.codebook.shape, layer.bits, layer.commitment) == ((512, 8), 9, 0.25)
-    z, free = torch.randn(1, 3, 2), VQ(2, 4, commitment=0)
+    z, free = torch.randn(1, 3, 2), VQ(2, 4, commitment=0.0)
     torch.testing.assert_close(free(z).loss, (free.codebook[free.encode(z)[..., 0]] - z).square().mean())
 
 
