@@ -68,7 +68,8 @@ def bank(host: VLM, count: int, of: str = "scenes", seed: int = TRAINED) -> Bank
         questions.append(drawn.asked)
     asked = Questions(*(torch.cat([getattr(part, name) for part in questions]) for name in vars(questions[0])))
     words, slots, targets = packed(asked, captions=of != "crops")
-    return Bank(*whole, asked, words, targets, slots, of)
+    kept, pictures, where = whole
+    return Bank(kept, pictures, where, asked, words, targets, slots, of)
 
 
 def together(method: nn.Module, host: VLM, some: Bank, k: int) -> Tensor:
