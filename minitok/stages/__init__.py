@@ -13,7 +13,7 @@ import torch
 
 from minitok import __version__, files
 from minitok.house import Options, device_name
-from minitok.viz.tables import aligned, shown
+from minitok.tables import aligned, shown
 
 ON_CLOTHES = ("quantize", "image", "generate", "reduce")  # these leagues are computed on the photographs of clothes
 NAMES = ("quantize", "image", "generate", "speculate", "reduce", "project")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minitok.viz.tables import aligned, shown
+from minitok.tables import aligned, shown
 
 
 @dataclass(frozen=True)

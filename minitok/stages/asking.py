@@ -21,7 +21,7 @@ from minitok.optimizers import AdamW
 from minitok.project.visionthink import Policy, grpo_loss, rewards, rollouts
 from minitok.stages import answers
 from minitok.stages.seeing import draw, look
-from minitok.viz.tables import aligned, shown
+from minitok.tables import aligned, shown
 from minitok.vlm import ManyVLM
 
 SMALL, LARGE = 64, 320

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from minitok.data.questions import KINDS
 from minitok.stages import answers
-from minitok.viz.tables import aligned, shown
+from minitok.tables import aligned, shown
 
 ASKED = KINDS[:10]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minitok.house.bottleneck import Bottleneck
 from minitok.metrics import codebook_use, entropy_bits, perplexity, psnr
-from minitok.viz.tables import aligned
+from minitok.tables import aligned
 
 
 @dataclass(frozen=True)

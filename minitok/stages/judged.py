@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minitok.speculate import Decoded
-from minitok.viz.tables import aligned
+from minitok.tables import aligned
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from minitok.metrics import accuracy, flops, frechet_distance
 from minitok.nn import Cache
 from minitok.stages._common import cpu_seconds
 from minitok.stages.neighbours import levels
-from minitok.viz.tables import aligned
+from minitok.tables import aligned
 
 ENOUGH = 300  # photographs, for a Frechet distance of vit's 192 features
 

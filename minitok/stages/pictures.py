@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minitok import metrics
 from minitok.house.vit import cls_features
-from minitok.viz.tables import aligned
+from minitok.tables import aligned
 
 ENOUGH = 300  # pictures, for a Frechet distance of vit's 192 features
 

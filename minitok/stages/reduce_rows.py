@@ -12,7 +12,7 @@ from torch import Tensor
 from minitok.data.asked import RELATIONS
 from minitok.reduce import Kept, Reduction
 from minitok.stages import answers, by_kind
-from minitok.viz.tables import aligned, shown
+from minitok.tables import aligned, shown
 
 # What a method looks at besides the tokens, in words, by the names of its parameters.
 NEEDS = {
