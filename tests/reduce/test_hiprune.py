@@ -51,7 +51,9 @@ def test_a_cross_ends_at_the_rim():
     assert int(one.sum()) == 1
 
 
-@pytest.mark.parametrize(("k", "alpha", "count"), [(25, 1.0, 5), (25, 0.1, 0), (26, 0.1, 1), (28, 0.5, 3), (4, 1.0, 0)])
+@pytest.mark.parametrize(
+    ("k", "alpha", "count"), [(25, 1.0, 5), (25, 0.1, 0), (26, 0.1, 1), (28, 0.5, 3), (28, 1.0, 5), (4, 1.0, 0)]
+)
 def test_the_number_of_anchors(k, alpha, count):
     found = anchors(torch.rand(3, 30), k, alpha)
     assert found.sum(1).tolist() == 3 * [count]
@@ -62,6 +64,15 @@ def test_anchors_never_exceed_the_budget():
     x, maps = torch.randn(2, 30, 2), torch.rand(2, 1, 1, 30)
     for k in range(1, 31):
         assert hiprune(x, k, middle=maps, deep=maps, grid=(5, 6), alpha=1.0).shape == (2, k, 30)
+
+
+def test_crosses_that_do_not_touch_still_fit_the_budget():
+    places = [17, 21, 25, 81, 85, 89]  # on a grid of 16 x 16: round(28 / 5) = 6 crosses would be 30 tokens
+    middle = torch.zeros(1, 1, 1, 256)
+    middle[..., places] = torch.tensor([6.0, 5, 4, 3, 2, 1])
+    made = hiprune(torch.zeros(1, 256, 1), 28, middle=middle, deep=torch.zeros(1, 1, 1, 256), alpha=1.0)
+    crosses = {j + step for j in places[:5] for step in (-16, -1, 0, 1, 16)}
+    assert set(made.order[0].tolist()) == crosses | {0, 2, 3}
 
 
 @pytest.mark.parametrize("grid", [(4, 6), (6, 4), (1, 24), (24, 1)])
