@@ -33,8 +33,7 @@ viz.show(viz.images(stage.pictures[clip], title="A digit shows in two frames of 
 
 # %% [markdown]
 # Pooled to the mean of its patches, a frame is one token, a clip 8. From one pooled token, trained for it, 23 % of a
-# still scene's digits are read. But nobody has to throw patches away: only **reading** is dear, by every layer and
-# every later token.
+# still scene's digits are read. But patches need not be thrown away: only **reading** is dear.
 #
 # ## By hand: one token looks back
 #
@@ -82,8 +81,7 @@ print(tuple(x.shape), "-> P", tuple(P.shape), "and V", tuple(V.shape))
 assert difference(P, method(x, 8)) < 1e-4
 
 # %% [markdown]
-# **2. Remember.** Keys and values of all patches are made once a clip; V does not change while the language model
-# reads.
+# **2. Remember.** Keys and values of all patches are made once a clip.
 #
 # **3. Look.** Attention without a mask: under a causal one the first frame's token would never learn of the last frame.
 
@@ -122,8 +120,8 @@ assert difference(mine, method.read(host, x, words, 8)) < 1e-2 * float(mine.abs(
 print(f"the same as `CrossLMM.read`: {hidden.shape[1]} tokens were read, none of {x.shape[1]} patches")
 
 # %% [markdown]
-# **5. Train** P's and V's MLP, looks and gates with the answers' loss. At first the gates alone have a gradient: what
-# stands behind a closed gate changes nothing. One step later everything learns.
+# **5. Train** P's and V's MLP, looks and gates with the answers' loss. MLP and frames' vectors learn at once, P being
+# read. Of the looks at first only the gates do: what stands behind a closed gate changes nothing.
 
 # %%
 torch.manual_seed(0)
@@ -131,6 +129,7 @@ fresh = CrossLMM()
 assert torch.equal(fresh.read(host, x, words, 8), host.read(fresh(x, 8), words))
 fresh.read(host, x[:2], words[:2], 8).square().mean().backward()
 assert fresh.t2v["1"].gate.grad != 0
+assert fresh.frame.grad.any()
 assert not fresh.t2v["1"].query.weight.grad.any()
 gates = {f"{kind}, layer {i}": look.gate for kind in ("v2v", "t2v") for i, look in getattr(method, kind).items()}
 print("gates after training:", ", ".join(f"{name}: {float(gate):.2f}" for name, gate in gates.items()))
@@ -180,7 +179,7 @@ for name, closed in {"V2V closed": "v2v", "T2V closed": "t2v", "both closed": ("
 print(stages.project.table(found))
 
 # %% [markdown]
-# Words fetch the digits; V2V could be spared for them. The module on 1,000 clips, and one pooled token of a still scene
+# Either look fetches digits, T2V all, V2V half. The module on 1,000 clips, and one pooled token of a still scene
 # (another host, 74,000 weights, equal steps), from the chapter's league; "+": FLOPs of projector and looks.
 
 # %%
@@ -195,10 +194,10 @@ for name, row in rows.items():
     print(f"{name:14}{told}{row['cost']:9.0f} + {row['own']:.0f}")
 digits = {name: row.of("digit") for name, row in found.items()}
 bars = {f"{'ours: ' if name == 'all looks' else ''}{name}": share for name, share in digits.items()}
-viz.show(viz.bars(bars, "Digits come through the words' own look", "digits read (%)"))
+viz.show(viz.bars(bars, "Either look fetches digits; T2V suffices", "digits read (%)"))
 
 # %% [markdown]
-# Digits come near the host's; colours and shapes do not.
+# Digits are 11 points below the host's, colours and shapes 36 and more.
 #
 # ## Where does a word look?
 #
@@ -246,6 +245,8 @@ control
 # ## The verdict
 #
 # Margins are twice the standard error of the paired difference. "Of the gap": of the way from closed looks to the host.
+# 100 % here are 12 digits; on 1,000 clips the league reads 87.0 %, the host 97.9. And closed looks are a damaged
+# module, not pooling: one trained without looks may read more.
 
 
 # %%
@@ -266,7 +267,7 @@ measures = []
 for name, paper in papers_own.items():  # as public reviews tell its ablations
     told = {"margin": apart("digit", name), "unit": "%", "tolerance": 9, "paper": paper}
     measures.append(papers.better(f"digits, {name}", digits["all looks"], than=digits[name], **told))
-for name, score in {"digits": lambda row: row.of("digit"), "all kinds": lambda row: row.even}.items():
+for name, score in {"digits": lambda row: row.of("digit"), "mean of all kinds": lambda row: row.even}.items():
     measures.append(papers.better(f"of the gap, {name}", gap(score), than=50, margin=0, unit="%"))
 flops = {name: row["cost"] + row["own"] for name, row in rows.items()}
 measures.append(papers.better("million FLOPs", flops["CrossLMM"], than=flops["the host"], margin=0, higher=False))
@@ -274,7 +275,7 @@ measures.append(papers.better("million FLOPs", flops["CrossLMM"], than=flops["th
 # %%
 papers.verdict(
     "crosslmm",
-    "One token a frame with V2V and T2V regains most of what pooling loses; each look alone regains less.",
+    "One token a frame with V2V and T2V comes most of the way from closed looks to the host; each look alone less far.",
     measures,
     against="the same module with looks closed (not retrained); the host with 512 tokens, trained as a whole",
     data=f"{len(x)} held-out clips of 8 frames, {int(stage.which.sum())} questions; FLOPs: the chapter's league",
@@ -283,7 +284,7 @@ papers.verdict(
 # %% [markdown]
 # ## Where it breaks: looks are paid for by the patch
 #
-# A look costs products with all patches, keys and values more. How does that grow, beside reading 64 tokens a frame?
+# A look costs products with all patches, keys and values more. How does that grow?
 
 # %%
 wide = CrossLMM(frames=16).requires_grad_(False)
@@ -348,6 +349,5 @@ check_2(own_frame)
 #
 # ## What was left out
 #
-# The paper tunes language models of billions of parameters on videos, in two stages. Read on: `vision_remember`
-# refreshes visual tokens from their own regions; `llava_mini` fuses the question into the patches before the language
-# model.
+# The paper tunes language models of billions of parameters on videos, in two stages. Read on: `vision_remember`,
+# `llava_mini`.
