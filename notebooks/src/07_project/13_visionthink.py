@@ -141,7 +141,7 @@ mine = loss_of(*(part[lively] for part in (logits, old, 0 * old, asks, better)))
 assert difference(mine, grpo_loss(logits, old, 0 * old, asks, worth)) < 1e-5
 
 # %% [markdown]
-# What you built is what the library computes. `asking.train` repeats it.
+# `asking.train` repeats it.
 #
 # ## The recipe
 #
@@ -176,8 +176,8 @@ curves = {shown: (list(range(1, 101, 3)), runs[name][1][::3]) for name, shown in
 viz.show(viz.lines(curves, "Without a penalty nearly everybody asks", "step", "rollouts that ask (%)"))
 
 # %% [markdown]
-# The strongest simple rule is not trained: ask when the likeliest word is less sure than a **threshold**, chosen so
-# that as many ask as with each policy.
+# The strongest simple rule is not trained: ask when the likeliest word is less sure than a **threshold**, chosen on
+# these held-out questions (not their answers) so that as many ask as with each policy.
 
 # %%
 ours = [found[f"paper's rule, seed {seed}"] for seed in range(3)]
@@ -187,13 +187,13 @@ rows |= {"threshold": asking.mean(rivals), "no penalty": found["no penalty"], "c
 print(asking.table(rows, kinds))
 
 # %% [markdown]
-# The policy found the digits. It never asks about "exists", where the crops win 13 points: asking costs a tenth of each
-# right answer, and little is left. With the constant penalty asking does not die out: where the thumbnail fails it is
-# worth 1.4 against 0.5, and our head soon knows where. The threshold is no worse: the host knows when it is unsure.
+# The policy found the digits. It never asks about "exists", where the crops win 13 points. With the constant penalty
+# asking does not die out: where the thumbnail fails it is worth 1.4 against 0.5. It reads 88.5 % with 109 tokens, the
+# paper's rule 88.9 with 135: what r is good for is not shown. The threshold is no worse.
 #
 # ## Play: which way does a question push?
 #
-# How often is it right with the thumbnail, how often with all, and how many ask now?
+# How often is it right with the thumbnail, with all, and how many ask now?
 
 
 # %%
@@ -217,19 +217,19 @@ control
 # %% [markdown]
 # ## The verdict
 #
-# Margins of right answers are twice the paired difference's standard error.
+# Right answers are counted per question; margins are twice the paired difference's standard error.
 
 # %%
 mean, rival = rows["ours: paper's rule"], rows["threshold"]
 gain, chance = asking.gap(mean, rival)[1], asking.gap(mean, never)[1]
 own = "102 % of the model with the full picture, about half its tokens (mean of nine benchmarks)"
 measures = [
-    papers.better("right, thumbnail alone", mean.right, than=never.right, margin=chance, unit="%"),
+    papers.better("right per question, thumbnail alone", mean.right, than=never.right, margin=chance, unit="%"),
     papers.better("tokens, always all", mean.tokens, than=always.tokens, margin=160, higher=False),
-    papers.not_worse("right, always all", mean.right, than=always.right, by=2, unit="%", paper=own),
+    papers.not_worse("right per question, always all", mean.right, than=always.right, by=2, unit="%", paper=own),
     papers.better("asks without a penalty", found["no penalty"].asked, than=mean.asked, margin=50, unit="%"),
     papers.better("asks, constant penalty", found["constant penalty"].asked, than=2, margin=0, unit="%", higher=False),
-    papers.better("right, threshold, equal asks", mean.right, than=rival.right, margin=gain, unit="%"),
+    papers.better("right per question, threshold, equal asks", mean.right, than=rival.right, margin=gain, unit="%"),
 ]
 
 # %%
@@ -245,7 +245,7 @@ papers.verdict(
 # %% [markdown]
 # ## Where it breaks: the price is not what you set
 #
-# Five times the penalty should make asking five times as dear. But the spread divides:
+# Five times the penalty should make asking five times as dear. With one seed (three averaged 22.3 % at 0.1):
 
 # %%
 dear, _ = asking.train(taught, steps=100, penalty=0.5)
@@ -255,7 +255,8 @@ print(f"penalty 0.5: {dearer.asked:.0f} % ask, {dearer.right:.1f} % right")
 assert dearer.asked > ours[0].asked / 3
 
 # %% [markdown]
-# How many tokens a right answer may cost cannot be set with this number alone.
+# Little changes. Two reasons are possible, neither tested: the spread divides the penalty away, and where r < 0.2
+# asking is not fined at all.
 #
 # ## Exercises
 #
@@ -303,4 +304,4 @@ check_2(supervised)
 #
 # ## What was left out
 #
-# The model's own words: in the paper it learns to think aloud, to call a tool, and to answer better.
+# The paper's model learns to think aloud, to call a tool, and to answer better.
