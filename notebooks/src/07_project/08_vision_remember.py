@@ -273,7 +273,7 @@ viz.show(viz.lines(curves, title, "visual tokens of pooling", "right answers (%)
 # ## Exercises
 #
 # **1. Your own `read`**, under the library's tests. `self(x, k)` are the visual tokens, `self.features(levels)` what
-# they look at, `self.remember[j](tokens, features)` the module for layer `self.after[j]`; `host.read` takes
+# they look at, `self.remember[j]` the module for layer `self.after[j]`, given tokens and features; `host.read` takes
 # `after_layer`.
 
 
