@@ -59,6 +59,11 @@ def packed(asked: Questions, captions: bool = True) -> tuple[Tensor, Tensor, Ten
     return F.pad(torch.cat(words, 1), (0, more)), slots, F.pad(torch.cat(targets, 1), (0, more), value=-100)
 
 
+def in_a_word(asked: Questions) -> Bool[Tensor, "*b"]:
+    """Which questions have an answer, and one of a single word: captions have more."""
+    return (asked.kind >= 0) & (asked.kind != SPOKEN)
+
+
 def mumbled(asked: Questions, share: float = 0.1) -> Questions:
     """The same questions with a random share of their `LIGHT` words left out: so that no wording is learnt by heart."""
     light = torch.tensor([word in LIGHT for word in WORDS], device=asked.words.device)

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from minitok import files
 from minitok.data.questions import Questions
 from minitok.house import Options
-from minitok.house._answers import TRAINED, answer_loss, in_parts, packed
-from minitok.stages.reading import CAPTION
+from minitok.house._answers import TRAINED, answer_loss, in_a_word, in_parts, packed
 from minitok.stages.seeing import Seen, draw, look, one_by_one, read
 from minitok.train import Plan, fit
 from minitok.vlm import VLM
@@ -80,7 +79,7 @@ def together(method: nn.Module, host: VLM, some: Bank, k: int) -> Tensor:
 
 def apart(method: nn.Module, host: VLM, some: Bank, k: int) -> Tensor:
     """The same where the tokens depend on the question: each in a row of its own, a random part, no captions."""
-    can = ((some.asked.kind >= 0) & (some.asked.kind != CAPTION)).nonzero()
+    can = in_a_word(some.asked).nonzero()
     rows, slots = can[torch.randperm(len(can))[: APART * len(some.words)].to(can.device)].unbind(1)
     one = some.asked[rows, slots]
     words, targets = torch.cat([one.words, one.answer[:, :1]], 1), one.answer[:, :2]

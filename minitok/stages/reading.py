@@ -10,15 +10,13 @@ from torch import Tensor, nn
 from minitok import house, metrics
 from minitok.data.clips import Clips
 from minitok.data.objects import Scenes
-from minitok.data.questions import KINDS, Questions
+from minitok.data.questions import Questions
 from minitok.data.wordings import WORDS, encode
-from minitok.house._answers import in_parts
+from minitok.house._answers import in_a_word, in_parts
 from minitok.stages import answers
 from minitok.stages.by_kind import Row
 from minitok.stages.seeing import HOSTS, Method, Seen, draw, look, one_by_one, read, wanted
 from minitok.vlm import VLM
-
-CAPTION = KINDS.index("caption")
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Stage:
     @functools.cached_property
     def which(self) -> Tensor:
         """The questions that have an answer in one word, (b, q)."""
-        return (self.asked.kind >= 0) & (self.asked.kind != CAPTION)
+        return in_a_word(self.asked)
 
     @functools.cached_property
     def seen(self) -> Seen:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from minitok.data.objects import Scenes
 from minitok.data.questions import KINDS, Questions
+from minitok.house._answers import in_a_word
 from minitok.nn import Layer
 from minitok.project.bus import BUS, matching_loss, patches_of, select
 from minitok.stages.fitting import Bank
-from minitok.stages.reading import CAPTION, Stage
+from minitok.stages.reading import Stage
 from minitok.vlm import VLM
 
 COUNT, PATCH = KINDS.index("count"), 4
@@ -58,7 +59,7 @@ def judged(
 
 def matching(method: nn.Module, host: VLM, some: Bank) -> Tensor:
     """Patch-text matching on a step's pictures and all their questions but the captions."""
-    rows, slots = ((some.asked.kind >= 0) & (some.asked.kind != CAPTION)).nonzero(as_tuple=True)
+    rows, slots = in_a_word(some.asked).nonzero(as_tuple=True)
     asked = some.asked[rows, slots]
     logits = judged(cast("BUS", method), host, some.images, asked, rows)
     return matching_loss(logits, patches_of(boxes_of(some.where)[rows], named(asked)))
