@@ -1,7 +1,8 @@
-"""The house's vlm cut at one place: what comes before is computed once, so each reduction pays for what comes after.
+"""The house's vlm cut open: what comes before a cut is computed once, so each reduction pays for what comes after.
 
 The visual tokens of a picture stand before the words of all its questions, which do not see one another. A cut is
 before the language model, or between the attention and the feed-forward part of one of its layers (0: the first).
+`after(cut.left(reduction), layer)` is the next one: so tokens may go at several.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,7 +18,9 @@ from minitok.reduce import Kept, Reduction
 from minitok.vlm import VLM, slots_apart
 
 # What a method may ask for that differs from question to question of one picture.
-ASKING = ("paid", "text", "asked")
+ASKING = ("paid", "payments", "text", "asked")
+# What is forgotten when tokens go, since each layer has its own, and what is not the tokens'.
+PASSING, WORDS = ("keys", "attention", "paid", "payments"), ("text", "asked")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,28 +28,38 @@ class Cut:
     """Hidden states at a cut, visual tokens first, and what a method may ask for there.
 
     `signals` are those of the visual tokens by name, a row a picture; `attention` is that of the layer with its words
-    (none before the language model); `slots` numbers the question of each word.
+    (none before the language model); `slots` numbers the question of each word; `size` says how many tokens each
+    stands for once some were merged, and `patches` which ones the visual tokens are until then.
     """
 
     host: VLM
     layer: int | None
     hidden: Float[Tensor, "b m c"]
-    places: Float[Tensor, "1 m"]
+    places: Float[Tensor, "#b m"]
     words: Int[Tensor, "b w"]
     slots: Int[Tensor, " w"]
     signals: Mapping[str, Tensor] = field(default_factory=dict)
     attention: Float[Tensor, "b h m m"] | None = None
+    size: Float[Tensor, "b m"] | None = None
+    patches: Int[Tensor, "b n"] | None = None
 
     @property
     def visual(self) -> Float[Tensor, "b n c"]:
         """The visual tokens as they are at the cut."""
         return self.hidden[:, : -len(self.slots)]
 
+    @property
+    def seen(self) -> Tensor:
+        """Who sees whom, and how much more a merged token weighs in the attention, as in `Transformer`."""
+        seen = slots_apart(self.visual.shape[1], self.slots)
+        return seen if self.size is None else self.size.log()[:, None, None].masked_fill(~seen, -torch.inf)
+
     def alone(self, rows: Int[Tensor, "r 2"], names: Collection[str]) -> "Cut":
         """A row for each (picture, question), with those signals of these `names` that are known, among them its own.
 
-        `paid` (r h m n): what its m tokens, the visual ones and then its words, pay to the visual ones; `text` (r t c):
-        its words, embedded; `asked` (r t): which of them are words and not filling.
+        `paid` (r h m n): what its m tokens, the visual ones and then its words, pay to the visual ones; `payments`
+        (r h m m): to all m; `text` (r t c): its words, embedded; `asked` (r t): which of them are words and not
+        filling.
         """
         (picture, slot), n = rows.unbind(1), self.visual.shape[1]
         t = int((self.slots == 0).sum())
@@ -57,31 +70,71 @@ class Cut:
         signals |= {"text": self.host.word(words), "asked": words != 0}
         if self.attention is not None and "paid" in names:
             signals["paid"] = self.attention[picture[:, None], :, index, :n].transpose(1, 2)
-        hidden = self.hidden[picture[:, None], index]
-        places = self.places[:, : n + t]
-        return Cut(self.host, self.layer, hidden, places, words, self.slots[:t], signals)
+        if self.attention is not None and "payments" in names:
+            pairs = picture[:, None, None], slice(None), index[:, :, None], index[:, None]
+            signals["payments"] = self.attention[pairs].permute(0, 3, 1, 2)
+        return replace(
+            self,
+            hidden=self.hidden[picture[:, None], index],
+            places=self.places.expand(len(self.hidden), -1)[picture, : n + t],
+            words=words,
+            slots=self.slots[:t],
+            signals=signals,
+            attention=None,
+            size=None if self.size is None else self.size[picture[:, None], index],
+            patches=None if self.patches is None else self.patches[picture],
+        )
 
-    def answers(self, reduction: Reduction) -> Float[Tensor, "b q v"]:
-        """The logits of all answers when the rest of the model reads the reduced tokens.
+    def left(self, reduction: Reduction) -> "Cut":
+        """The same cut with what a reduction leaves of its visual tokens.
 
-        Kept tokens keep their places and merged ones stand between theirs; a merged token weighs in the attention by
-        its size, as in `Transformer`.
+        Kept tokens keep their places and merged ones stand between theirs. What was known of a token before the layer
+        is known on of the one in whose `order` it stands.
         """
-        k, kept = reduction.shape[1], reduction.beside(0, len(self.slots))
-        x = kept.apply(self.hidden)
-        places = kept.apply(self.places.expand(len(x), -1)[..., None])[..., 0]
-        seen = slots_apart(k, self.slots)
-        if not isinstance(reduction, Kept):
-            size = kept.sizes(torch.ones_like(self.hidden[..., 0])).log()[:, None, None]
-            seen = size.masked_fill(~seen, -torch.inf)
-        blocks = cast("list[Block]", self.host.lm.blocks)
-        if self.layer is not None:
-            block = blocks[self.layer]
-            x, blocks = x + block.mlp(block.norm2(x)), blocks[self.layer + 1 :]
+        kept, order, size = reduction.beside(0, len(self.slots)), reduction.order, self.size
+        if size is not None or not isinstance(reduction, Kept):
+            size = kept.sizes(torch.ones_like(self.hidden[..., 0]) if size is None else size)
+        signals = {name: signal for name, signal in self.signals.items() if name not in PASSING}
+        for name in signals.keys() - {"size", *WORDS}:
+            signals[name] = taken(signals[name], order)
+        if "size" in signals:
+            signals["size"] = reduction.sizes(signals["size"])
+        return replace(
+            self,
+            hidden=kept.apply(self.hidden),
+            places=kept.apply(self.places.expand(len(self.hidden), -1)[..., None])[..., 0],
+            signals=signals,
+            attention=None,
+            size=size,
+            patches=self.patches.gather(1, order) if isinstance(reduction, Kept) and self.patches is not None else None,
+        )
+
+    def answers(self, reduction: Reduction | None = None) -> Float[Tensor, "b q v"]:
+        """The logits of all answers when the rest of the model reads the reduced tokens, or all that are there."""
+        cut = self if reduction is None else self.left(reduction)
+        x, blocks = cut.begun()
         for block in blocks:
-            x = block(x, places, seen)
-        t = int((self.slots == 0).sum())
-        return self.host.head(self.host.lm.norm(x)[:, k + t - 1 :: t])
+            x = block(x, cut.places, cut.seen)
+        t = int((cut.slots == 0).sum())
+        return self.host.head(self.host.lm.norm(x)[:, cut.visual.shape[1] + t - 1 :: t])
+
+    def begun(self) -> tuple[Float[Tensor, "b m c"], list[Block]]:
+        """The hidden states behind the layer of the cut, and the layers that are left."""
+        blocks = cast("list[Block]", list(self.host.lm.blocks))
+        if self.layer is None:
+            return self.hidden, blocks
+        block = blocks[self.layer]
+        return self.hidden + block.mlp(block.norm2(self.hidden)), blocks[self.layer + 1 :]
+
+
+def taken(signal: Float[Tensor, "b *any n"], order: Int[Tensor, "b k"]) -> Float[Tensor, "b *any k"]:
+    """A signal of those tokens, which are its last axis.
+
+    >>> taken(torch.tensor([[[5.0, 6.0, 7.0]]]), torch.tensor([[0, 2]])).tolist()
+    [[[5.0, 7.0]]]
+    """
+    index = order.view(len(order), *[1] * (signal.dim() - 2), order.shape[1])
+    return signal.gather(-1, index.expand(*signal.shape[:-1], -1))
 
 
 def before(
@@ -89,34 +142,36 @@ def before(
 ) -> Cut:
     """The cut before the language model, with what is known of the visual tokens there."""
     _, q, t = questions.shape
-    slots = torch.arange(q, device=questions.device).repeat_interleave(t)
+    (b, n, _), device = visual.shape, questions.device
+    slots = torch.arange(q, device=device).repeat_interleave(t)
     words = host.patches + torch.arange(t, device=visual.device, dtype=visual.dtype).repeat(q)[None]
-    places = torch.cat([host.places(visual.shape[1], visual.device), words], 1)
-    hidden = torch.cat([visual, host.word(questions.flatten(1))], 1)
-    return Cut(host, None, hidden, places, questions.flatten(1), slots, signals)
+    places = torch.cat([host.places(n, visual.device), words], 1)
+    hidden, patches = torch.cat([visual, host.word(questions.flatten(1))], 1), torch.arange(n, device=device)
+    return Cut(host, None, hidden, places, questions.flatten(1), slots, signals, patches=patches.expand(b, -1))
 
 
-def after(start: Cut, layer: int) -> Cut:
-    """The cut after the attention of one layer, from that before the language model.
+def after(cut: Cut, layer: int) -> Cut:
+    """The cut after the attention of a layer, from one before it.
 
     `keys` and `attention` are then those of the layer; what the vision encoder knew is still there. Raises `ValueError`
-    for a layer that the language model does not have.
+    for a layer that the language model does not have, or that is not behind the cut.
     """
-    blocks = cast("list[Block]", start.host.lm.blocks)
-    if not 0 <= layer < len(blocks):
-        raise ValueError(f"layer={layer} came, expected 0 to {len(blocks) - 1}")
-    n, seen, found = start.visual.shape[1], slots_apart(start.visual.shape[1], start.slots), {}
+    blocks = cast("list[Block]", cut.host.lm.blocks)
+    first = 0 if cut.layer is None else cut.layer + 1
+    if not first <= layer < len(blocks):
+        raise ValueError(f"layer={layer} came, expected {first} to {len(blocks) - 1}")
+    n, seen, found = cut.visual.shape[1], cut.seen, {}
 
     def look(x: Tensor, normed: Tensor) -> Tensor:
         attention = blocks[layer].attention
-        found["attention"], found["keys"] = attention.map(normed, start.places, seen)
+        found["attention"], found["keys"] = attention.map(normed, cut.places, seen)
         found["hidden"] = x
         return x
 
-    x = start.hidden
-    for block in blocks[:layer]:
-        x = block(x, start.places, seen)
-    blocks[layer](x, start.places, seen, between=look)
+    x, _ = cut.begun()
+    for block in blocks[first:layer]:
+        x = block(x, cut.places, seen)
+    blocks[layer](x, cut.places, seen, between=look)
     own = {"keys": found["keys"][:, :, :n], "attention": found["attention"][:, :, :n, :n]}
-    signals = {**start.signals, **own}
-    return replace(start, layer=layer, hidden=found["hidden"], signals=signals, attention=found["attention"])
+    signals = {**cut.signals, **own}
+    return replace(cut, layer=layer, hidden=found["hidden"], signals=signals, attention=found["attention"])

@@ -2,13 +2,13 @@
 
 `stage(scenes=24).measure(method, 81)` leaves 81 of the 256 visual tokens before the language model reads them,
 `measure(method, 81, layer=1)` after the attention of its second layer, and says what becomes of the answers.
+`along({None: 128, 2: 64, 4: 16}, method)` does so at several places in one pass.
 """
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -22,11 +22,11 @@ from minitok.data.wordings import WORDS
 from minitok.nn import Layer
 from minitok.reduce import Reduction, cost, offered
 from minitok.stages import answers, reduce_cuts
-from minitok.stages.reduce_cuts import ASKING, Cut
+from minitok.stages.reduce_cuts import Cut
 from minitok.stages.reduce_rows import Row, held, mean, needs
+from minitok.stages.reduce_steps import Method, Schedule, Step, asked_for, halves, reached, steps, walk
 from minitok.vlm import VLM
 
-Method = Callable[..., Reduction]
 PART = 32  # rows with an attention map each: more would fill the memory
 MIDDLE = 2  # the layer of the ViT whose attention is offered as `middle`; its last one is `deep`
 
@@ -85,28 +85,53 @@ class Stage:
         """What stands and is known at a cut: before the language model, or after the attention of one of its layers."""
         return self.start if layer is None else reduce_cuts.after(self.start, layer)
 
-    @torch.no_grad()
+    def knowing(self, **signals: Tensor) -> "Stage":
+        """The same stage where methods may ask for more: signals of the visual tokens, (pictures, ..., n)."""
+        return replace(self, start=replace(self.start, signals={**self.start.signals, **signals}))
+
     def measure(self, method: Method | Sequence[Method], k: int, layer: int | None = None) -> Row:
         """What remains of the answers with k of the visual tokens; several methods, such as draws, give their mean.
 
         `layer`: None cuts before the language model; a number cuts between the attention and the feed-forward part of
-        that layer (0: the first). A method that asks for `paid`, `text` or `asked` meets one question a row, any other
-        all questions of a picture at once. Raises `ValueError` as the method does, and for a layer that is not there;
-        `TypeError` for a method that asks for what is not known there, such as `paid` before the language model.
+        that layer (0: the first). A method that asks for `paid`, `payments`, `text` or `asked` meets one question a
+        row, any other all questions of a picture at once. Raises `ValueError` as the method does, and for a layer that
+        is not there; `TypeError` for a method that asks for what is not known there, such as `paid` before the language
+        model.
         """
-        if not callable(method):
-            return mean([self.measure(one, k, layer) for one in method])
-        at, names = self.cut(layer), list(inspect.signature(method).parameters)
-        if set(names) & set(ASKING):
-            pairs = [self.tried(method, k, at.alone(rows, names)) for rows in self.rows.split(PART)]
-            logits = torch.cat([said[:, 0] for _, said in pairs])
-            parts = zip(pairs, self.objects.split(PART), strict=True)
-            recall = torch.cat([held(made, seen, torch.arange(len(seen))) for (made, _), seen in parts])
-        else:
-            made, said = self.tried(method, k, at)
-            logits, recall = said[self.rows[:, 0], self.rows[:, 1]], held(made, self.objects, self.rows[:, 0])
-        found = answers.row(logits, self.before, self.questions.answer[:, 0], *self.costs(method, k, layer))
-        return self.told(found, recall, k, needs(names))
+        return self.along({layer: k}, method)
+
+    @torch.no_grad()
+    def along(self, schedule: Schedule, method: Method | Mapping[int | None, Method] | Sequence[Method]) -> Row:
+        """The same at several places in one pass: layer i leaves `schedule[i]` visual tokens; None is before them all.
+
+        A mapping gives each place its own method; 0 tokens are left without asking one. What the ViT knew, and what
+        `knowing` told, goes along with the tokens; what a layer tells is of those that are left there. The row's
+        `tokens` are those at the end. Raises `ValueError` for places out of order, and for more tokens than are left.
+        """
+        if not callable(method) and not isinstance(method, Mapping):
+            return mean([self.along(schedule, one) for one in method])
+        todo = steps(schedule, method)
+        logits, patches = self.answered(todo)
+        recall = torch.full((len(logits),), torch.nan)
+        if patches is not None:
+            made = Reduction.keep(patches, self.start.visual.shape[1])
+            recall = held(made, self.objects, torch.arange(len(logits)))
+        found = answers.row(logits, self.before, self.questions.answer[:, 0], *self.costs(todo))
+        return self.told(found, recall, todo[-1].k, needs([name for step in todo for name in sorted(step.names)]))
+
+    def answered(self, todo: Sequence[Step]) -> tuple[Tensor, Tensor | None]:
+        """The logits of all answers behind these steps, and which patches are left, (r, k), unless some were merged."""
+        together, alone = halves(todo)
+        at = walk(self.cut(todo[0].layer), together)
+        if not alone:
+            patches = None if at.patches is None else at.patches[self.rows[:, 0]]
+            return at.answers()[self.rows[:, 0], self.rows[:, 1]], patches
+        at = reached(at, alone[0].layer)
+        names = {name for step in alone for name in step.names}
+        ends = [walk(at.alone(part, names), alone) for part in self.rows.split(PART)]
+        logits = torch.cat([end.answers()[:, 0] for end in ends])
+        patches = [end.patches for end in ends if end.patches is not None]
+        return logits, torch.cat(patches) if patches else None
 
     def told(self, found: answers.Row, recall: Tensor, k: int, looks: str) -> Row:
         """The row of these answers with what is known of their questions."""
@@ -118,13 +143,19 @@ class Stage:
         made = method(at.visual, k, **asked_for(method, at))
         return made, at.answers(made)
 
-    def costs(self, method: Method, k: int, layer: int | None) -> tuple[float, float]:
-        """FLOPs of the language model for one question, and the method's own, as shares of those with all tokens."""
+    def costs(self, todo: Sequence[Step]) -> tuple[float, float]:
+        """FLOPs of the language model for one question, and the methods' own, as shares of those with all tokens."""
         lm, n, t = self.host.lm, self.start.visual.shape[1], self.asked.words.shape[2]
+        inside = {step.layer: step.k for step in todo if step.layer is not None}
+        first = todo[0].k if todo[0].layer is None else n
+        own: list[int] = []
+
+        def look(at: Cut, step: Step) -> None:
+            own.append(metrics.flops(step.made, at))
+
+        walk(self.cut(todo[0].layer).alone(self.rows[:1], {name for step in todo for name in step.names}), todo, look)
         whole = cost(lm, {}, n, first=t)
-        left = cost(lm, {}, k, first=t) if layer is None else cost(lm, {layer: k}, n, first=t)
-        one = self.cut(layer).alone(self.rows[:1], inspect.signature(method).parameters)
-        return left / whole, metrics.flops(partial(method, **asked_for(method, one)), one.visual, k) / whole
+        return cost(lm, inside, first, first=t) / whole, sum(own) / whole
 
     @torch.no_grad()
     def shown(self, method: Method, k: int, question: int, layer: int | None = None) -> tuple[Reduction, str]:
@@ -132,11 +163,6 @@ class Stage:
         rows, names = self.rows[question : question + 1], inspect.signature(method).parameters
         made, said = self.tried(method, k, self.cut(layer).alone(rows, names))
         return made, WORDS[int(said[0, 0].argmax())]
-
-
-def asked_for(method: Method, at: Cut) -> dict[str, Tensor]:
-    """Those of a cut's signals that a method has parameters for."""
-    return {name: at.signals[name] for name in inspect.signature(method).parameters if name in at.signals}
 
 
 def looked(host: VLM, images: Float[Tensor, "b 3 H W"]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from minitok import house, metrics
 from minitok.data.wordings import WORDS
-from minitok.reduce import Reduction, fastv, highest, once, random_drop, tome
-from minitok.stages import reduce, reduce_rows, reduce_vlm
+from minitok.reduce import Reduction, fastv, highest, once, random_drop, spread, tome
+from minitok.stages import reduce, reduce_cuts, reduce_rows, reduce_steps, reduce_vlm
 from minitok.stages.controls import LOTS, attended, pooling
 from minitok.stages.reduce_rows import Row, gap, held, mean, needs, table
 
@@ -202,6 +202,136 @@ def test_a_table_says_all_that_was_asked(stage):
     right = Row(torch.tensor([1.0, 0, 1, 1, 0]), kinds, kinds.float(), kinds=kinds)
     assert right.kind("relations") == 62.5
     assert right.kind("digit") != right.kind("digit")
+
+
+SEVERAL = {1: 90, 3: 40, 4: 7}
+
+
+@pytest.mark.parametrize("method", [tome, by_paid, fastv])
+def test_several_cuts_in_one_pass_are_the_host_with_an_on_layer(stage, method):
+    row = stage.along(SEVERAL, method)
+    for i in (1, len(stage.rows) - 1):
+        scene, slot = stage.rows[i].tolist()
+        visual, words = stage.start.visual[scene : scene + 1], stage.asked.words[scene, slot][None]
+        on_layer = spread(SEVERAL, method, first=0, after=words.shape[1])
+        expected = stage.host.answer_logits(visual, words, on_layer=on_layer)
+        moved = stage.before[i].softmax(-1) * (stage.before[i].log_softmax(-1) - expected[0].log_softmax(-1))
+        assert float(row.bits[i]) == pytest.approx(float(moved.sum()) / math.log(2), abs=1e-5, rel=2e-3)
+    assert row.tokens == 7
+    assert not torch.allclose(row.bits, stage.measure(method, 7, 4).bits, rtol=0.1)
+
+
+def test_each_place_may_have_a_method_of_its_own(stage):
+    def first_paid(x, k, *, paid):
+        seen.append(tuple(paid.shape))
+        return fastv(x, k, paid=paid)
+
+    seen, methods = [], {None: tome, 1: random_drop, 2: first_paid, 5: attended}
+    schedule, t = {None: 64, 1: 50, 2: 20, 5: 5}, stage.asked.words.shape[2]
+    row = stage.along(schedule, methods)
+    assert seen[-1] == (1, 3, 50 + t, 50)  # the last call counts what it computes for one question
+    assert row.tokens == 5
+    assert row.recall.isnan().all()
+    assert row.needs == "CLS, attention, keys, text"
+    i, kept = len(stage.rows) - 2, stage.along({1: 50, 2: 20}, {1: random_drop, 2: fastv})
+    scene, chosen = int(stage.rows[i, 0]), stage.cut(1).left(random_drop(stage.start.visual, 50))
+    last = reduce_steps.reached(chosen, 2).alone(stage.rows[i : i + 1], ("paid",))
+    patches = random_drop(stage.start.visual, 50).order[scene, fastv(last.visual, 20, paid=last.signals["paid"]).order]
+    share = held(Reduction.keep(patches, 256), stage.objects[i : i + 1], torch.tensor([0]))
+    assert_close(kept.recall[i : i + 1], share, equal_nan=True)
+
+
+def test_merged_tokens_stand_between_and_weigh_by_their_size_from_the_first_layer_on(stage):
+    start = stage.start.left(tome(stage.start.visual, 64))
+    one = start.alone(stage.rows[:1], ())
+    n, t = 64, stage.asked.words.shape[2]
+    assert one.size is not None
+    assert one.size[0, :n].sum() == 256
+    assert one.size[0, n:].tolist() == t * [1.0]
+    scene = int(stage.rows[0, 0])
+    members = tome(stage.start.visual, 64).assignment[scene]
+    assert_close(one.places[0, 3], (members == 3).nonzero().float().mean())
+    bias = one.size.log()[:, None, None].masked_fill(~torch.ones(n + t, n + t, dtype=torch.bool).tril(), -torch.inf)
+    x = one.hidden
+    for block in stage.host.lm.blocks:
+        x = block(x, one.places, bias)
+    expected = stage.host.head(stage.host.lm.norm(x)[:, -1])
+    assert_close(start.answers()[tuple(stage.rows[0].tolist())][None], expected, atol=1e-4, rtol=1e-4)
+    inside = reduce_cuts.after(start, 2)
+    assert_close(inside.left(tome(inside.visual, 10)).size[:, :10].sum(1), torch.full((3,), 256.0))
+
+
+def test_what_was_known_goes_along_with_the_tokens(stage):
+    def ranked(x, k, *, scores):
+        seen.append(scores)
+        return Reduction.keep(highest(scores, k), x.shape[1])
+
+    seen, scores = [], torch.rand(3, 256, generator=torch.Generator().manual_seed(0))
+    known = stage.knowing(scores=scores)
+    row = known.along({None: 100, 2: 30, 3: 8}, ranked)
+    best = scores.sort(descending=True).values
+    for found, k in zip(seen[:3], (256, 100, 30), strict=True):
+        assert torch.equal(found.sort(descending=True).values, best[:, :k])
+    assert_close(row.recall, known.along({None: 9, 3: 8}, ranked).recall, equal_nan=True)
+    with pytest.raises(TypeError, match="scores"):
+        stage.along({None: 9}, ranked)
+    sizes = []
+
+    def of_size(x, k, *, size):
+        sizes.append(size[0].sum().item())
+        return tome(x, k, size=size)
+
+    stage.along({None: 100, 1: 30, 2: 9}, of_size)
+    assert sizes[:3] == [256, 256, 256]
+
+
+def test_no_tokens_at_all_may_be_left(stage):
+    row = stage.along({1: 40, 3: 0}, fastv)
+    assert row.recall.nansum() == 0
+    i = 0
+    seen, t = stage.cut(1).alone(stage.rows[i : i + 1], ("paid",)), stage.asked.words.shape[2]
+    at = seen.left(fastv(seen.visual, 40, paid=seen.signals["paid"]))
+    words = reduce_cuts.after(at, 3).hidden[:, 40:]
+    blocks = stage.host.lm.blocks
+    x = words + blocks[3].mlp(blocks[3].norm2(words))
+    for block in blocks[4:]:
+        x = block(x, 256 + torch.arange(t)[None].float(), torch.ones(t, t, dtype=torch.bool).tril())
+    expected = stage.host.head(stage.host.lm.norm(x)[:, -1])
+    moved = stage.before[i].softmax(-1) * (stage.before[i].log_softmax(-1) - expected[0].log_softmax(-1))
+    assert float(row.bits[i]) == pytest.approx(float(moved.sum()) / math.log(2), abs=1e-5, rel=2e-3)
+    assert stage.along({0: 0}, tome).own == 0
+
+
+def test_the_cost_of_several_cuts_is_counted_layer_by_layer(stage):
+    t, x = stage.asked.words.shape[2], torch.zeros(1, 268, 192)
+    whole = metrics.flops(lambda: stage.host.lm(x))
+
+    def counted(schedule, n=256):
+        cut = spread(schedule, lambda x, k: random_drop(x, k), first=0, after=t)
+        return metrics.flops(lambda: stage.host.lm(x[:, : n + t], on_layer=cut)) / whole
+
+    assert stage.along(SEVERAL, LOTS[0]).flops == pytest.approx(counted(SEVERAL))
+    assert stage.along({None: 128} | SEVERAL, LOTS[0]).flops == pytest.approx(counted(SEVERAL, 128))
+    once, twice = stage.measure(tome, 90, 1).own, stage.along({1: 90, 3: 40}, tome).own
+    second = metrics.flops(lambda: tome(x[:, :90], 40, keys=torch.randn(1, 3, 90, 64), size=torch.ones(1, 90))) / whole
+    assert twice == pytest.approx(once + second)
+    assert stage.along({1: 90, 3: 40}, LOTS[:2]).flops == pytest.approx(counted({1: 90, 3: 40}))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "method", "message"),
+    [
+        ({}, tome, r"schedule at \[\] came, expected places in the order"),
+        ({2: 30, 1: 20}, tome, r"schedule at \[2, 1\] came"),
+        ({1: 30, None: 20}, tome, r"schedule at \[1, None\] came"),
+        ({1: 30, 2: 20}, {1: tome}, r"methods for \[1\] came, expected those for \[1, 2\]"),
+        ({1: 30, 2: 40}, tome, "k=40 came, expected a whole number from 1 to the 30 tokens"),
+        ({None: 30, 6: 20}, tome, "layer=6 came, expected 0 to 5"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(stage, schedule, method, message):
+    with pytest.raises(ValueError, match=message):
+        stage.along(schedule, method)
 
 
 def test_what_is_not_there_is_refused(stage):
