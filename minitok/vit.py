@@ -28,6 +28,13 @@ class ViT(nn.Module):
         self.position = nn.Parameter(torch.randn(1, 1 + (size // 4) ** 2, c) * 0.02)
         self.body, self.head = Transformer(shape), nn.Linear(c, classes)
 
+    def embed(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n c"]:
+        """CLS and the patches as the first layer reads them. Raises `ValueError` for images of another size."""
+        if images.shape[2:] != (self.size, self.size):
+            raise ValueError(f"images of {tuple(images.shape[2:])} came, expected {(self.size, self.size)}")
+        x = self.stem((images * 2 - 1).to(self.cls.dtype)).flatten(2).transpose(1, 2)
+        return torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1) + self.position
+
     def tokens(
         self,
         images: Float[Tensor, "b 3 H W"],
@@ -39,11 +46,7 @@ class ViT(nn.Module):
         Images of any floating type are read in the type of the weights. `on_layer` and `after_layer` as in
         `Transformer`.
         """
-        if images.shape[2:] != (self.size, self.size):
-            raise ValueError(f"images of {tuple(images.shape[2:])} came, expected {(self.size, self.size)}")
-        x = self.stem((images * 2 - 1).to(self.cls.dtype)).flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1) + self.position
-        return self.body(x, "full", on_layer=on_layer, after_layer=after_layer)
+        return self.body(self.embed(images), "full", on_layer=on_layer, after_layer=after_layer)
 
     def forward(
         self,

@@ -31,6 +31,7 @@ OF_LESSONS: tuple[str, ...] = (
     "nar",
     "vlm",
     "vlm_many",
+    "stvit",
 )
 
 

@@ -7,10 +7,11 @@ from minitok.reduce.fopru import fopru
 from minitok.reduce.hiprune import hiprune
 from minitok.reduce.pitome import falling, pitome
 from minitok.reduce.random_drop import random_drop
+from minitok.reduce.stvit import SemanticTokens, STViT
 from minitok.reduce.todre import todre
 from minitok.reduce.token_transforming import token_transforming
 from minitok.reduce.tome import tome
 
-__all__ = ["Blended", "Kept", "Merged", "Reduction"]
+__all__ = ["Blended", "Kept", "Merged", "Reduction", "STViT", "SemanticTokens"]
 __all__ += ["cost", "even", "falling", "highest", "offered", "once", "resume", "spread"]
 __all__ += ["divprune", "fastv", "fopru", "hiprune", "pitome", "random_drop", "todre", "token_transforming", "tome"]

@@ -142,8 +142,7 @@ def resume(
         raise ValueError(f"layer={layer} came, expected 0 to {len(vit.body.blocks) - 1}")
     rest = copy.deepcopy(vit.body)
     rest.blocks, before = rest.blocks[layer:], vit.body.blocks[:layer]
-    x = vit.stem(images * 2 - 1).flatten(2).transpose(1, 2)
-    x = torch.cat([vit.cls.expand(len(x), -1, -1), x], dim=1) + vit.position
+    x = vit.embed(images)
     positions = torch.arange(x.shape[1], dtype=torch.float32, device=x.device)[None]
     for block in before:
         x = block(x, positions)

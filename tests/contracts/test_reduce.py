@@ -37,7 +37,10 @@ TOKENS = {
     "x": (1,), "keys": (2,), "attention": (2, 3), "cls_attention": (2,), "paid": (3,), "middle": (3,),
     "deep": (3,), "scores": (1,), "size": (1,), "text": (),
 }  # fmt: skip
-METHODS = [row.slug for row in papers.rows("reduce") if papers.places(row.slug)["module"].exists()]
+# Papers whose tokens are made by trained layers: their modules hold an `nn.Module`, not a function of signals.
+LEARNED = {"stvit": "STViT"}
+MODULES = [row.slug for row in papers.rows("reduce") if papers.places(row.slug)["module"].exists()]
+METHODS = [slug for slug in MODULES if slug not in LEARNED]
 
 
 def given(seed: int = 0) -> dict:
@@ -93,6 +96,13 @@ def skip(exceptions: dict[str, str], method: Method) -> None:
 
 def test_the_registry_finds_methods():
     assert {"random_drop", "tome"} <= set(METHODS)
+
+
+@pytest.mark.parametrize("slug", LEARNED)
+def test_what_is_learned_is_a_module(slug):
+    module = importlib.import_module(f"minitok.reduce.{slug}")
+    assert issubclass(getattr(module, LEARNED[slug]), torch.nn.Module)
+    assert not hasattr(module, slug)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 8, 11, 15, 16])
