@@ -29,7 +29,8 @@ class Cut:
 
     `signals` are those of the visual tokens by name, a row a picture; `attention` is that of the layer with its words
     (none before the language model); `slots` numbers the question of each word; `size` says how many tokens each
-    stands for once some were merged, and `patches` which ones the visual tokens are until then.
+    stands for once some were merged, unless all count once and nothing shall `weigh` more; `patches` says which ones
+    the visual tokens are until then.
     """
 
     host: VLM
@@ -42,6 +43,7 @@ class Cut:
     attention: Float[Tensor, "b h m m"] | None = None
     size: Float[Tensor, "b m"] | None = None
     patches: Int[Tensor, "b n"] | None = None
+    weigh: bool = True
 
     @property
     def visual(self) -> Float[Tensor, "b n c"]:
@@ -92,7 +94,7 @@ class Cut:
         is known on of the one in whose `order` it stands.
         """
         kept, order, size = reduction.beside(0, len(self.slots)), reduction.order, self.size
-        if size is not None or not isinstance(reduction, Kept):
+        if size is not None or (self.weigh and not isinstance(reduction, Kept)):
             size = kept.sizes(torch.ones_like(self.hidden[..., 0]) if size is None else size)
         signals = {name: signal for name, signal in self.signals.items() if name not in PASSING}
         for name in signals.keys() - {"size", *WORDS}:

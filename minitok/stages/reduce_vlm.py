@@ -101,17 +101,23 @@ class Stage:
         return self.along({layer: k}, method)
 
     @torch.no_grad()
-    def along(self, schedule: Schedule, method: Method | Mapping[int | None, Method] | Sequence[Method]) -> Row:
+    def along(
+        self,
+        schedule: Schedule,
+        method: Method | Mapping[int | None, Method] | Sequence[Method],
+        weigh: bool = True,
+    ) -> Row:
         """The same at several places in one pass: layer i leaves `schedule[i]` visual tokens; None is before them all.
 
         A mapping gives each place its own method; 0 tokens are left without asking one. What the ViT knew, and what
         `knowing` told, goes along with the tokens; what a layer tells is of those that are left there. The row's
-        `tokens` are those at the end. Raises `ValueError` for places out of order, and for more tokens than are left.
+        `tokens` are those at the end. Merged tokens `weigh` in the attention by their sizes, or else count once. Raises
+        `ValueError` for places out of order, and for more tokens than are left.
         """
         if not callable(method) and not isinstance(method, Mapping):
-            return mean([self.along(schedule, one) for one in method])
+            return mean([self.along(schedule, one, weigh) for one in method])
         todo = steps(schedule, method)
-        logits, patches = self.answered(todo)
+        logits, patches = self.answered(todo, weigh)
         recall = torch.full((len(logits),), torch.nan)
         if patches is not None:
             made = Reduction.keep(patches, self.start.visual.shape[1])
@@ -119,10 +125,10 @@ class Stage:
         found = answers.row(logits, self.before, self.questions.answer[:, 0], *self.costs(todo))
         return self.told(found, recall, todo[-1].k, needs([name for step in todo for name in sorted(step.names)]))
 
-    def answered(self, todo: Sequence[Step]) -> tuple[Tensor, Tensor | None]:
+    def answered(self, todo: Sequence[Step], weigh: bool = True) -> tuple[Tensor, Tensor | None]:
         """The logits of all answers behind these steps, and which patches are left, (r, k), unless some were merged."""
         together, alone = halves(todo)
-        at = walk(self.cut(todo[0].layer), together)
+        at = walk(replace(self.cut(todo[0].layer), weigh=weigh), together)
         if not alone:
             patches = None if at.patches is None else at.patches[self.rows[:, 0]]
             return at.answers()[self.rows[:, 0], self.rows[:, 1]], patches

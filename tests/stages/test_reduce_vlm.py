@@ -258,7 +258,21 @@ def test_merged_tokens_stand_between_and_weigh_by_their_size_from_the_first_laye
     expected = stage.host.head(stage.host.lm.norm(x)[:, -1])
     assert_close(start.answers()[tuple(stage.rows[0].tolist())][None], expected, atol=1e-4, rtol=1e-4)
     inside = reduce_cuts.after(start, 2)
-    assert_close(inside.left(tome(inside.visual, 10)).size[:, :10].sum(1), torch.full((3,), 256.0))
+    fewer = inside.left(tome(inside.visual, 10)).size
+    assert fewer is not None
+    assert_close(fewer[:, :10].sum(1), torch.full((3,), 256.0))
+
+
+def test_merged_tokens_may_count_once(stage):
+    i, merged = 5, tome(stage.start.visual, 64)
+    scene, slot = stage.rows[i].tolist()
+    places = merged.apply(torch.arange(256.0).view(1, -1, 1).expand(3, -1, -1))[scene, None, :, 0]
+    words = stage.asked.words[scene, slot][None]
+    expected = stage.host.answer_logits(merged.apply(stage.start.visual)[scene, None], words, at=places)
+    moved = stage.before[i].softmax(-1) * (stage.before[i].log_softmax(-1) - expected[0].log_softmax(-1))
+    row = stage.along({None: 64}, lambda x, k: tome(x, k), weigh=False)
+    assert float(row.bits[i]) == pytest.approx(float(moved.sum()) / math.log(2), abs=1e-5, rel=2e-3)
+    assert not torch.allclose(row.bits, stage.along({None: 64}, lambda x, k: tome(x, k)).bits, rtol=0.1)
 
 
 def test_what_was_known_goes_along_with_the_tokens(stage):
