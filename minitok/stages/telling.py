@@ -58,7 +58,7 @@ def captions(made: Clips, frames: int = FRAMES) -> Int[Tensor, "b p t"]:
     return packed(flat.float(), said.flatten(2).flatten(0, 1)[:, None])[0][..., 0].long().unflatten(0, (-1, parts))
 
 
-def bank(host: ManyVLM, count: int, seed: int, size: int = 100) -> tuple[Float[Tensor, "n m c"], Tensor, Tensor]:
+def bank(host: ManyVLM, count: int, seed: int, size: int = 500) -> tuple[Float[Tensor, "n m c"], Tensor, Tensor]:
     """Features, in half precision, and captions of all parts of `count` clips, and how many objects each shows."""
     device, held = next(host.parameters()).device, []
     for start in range(0, count, size):
