@@ -13,49 +13,58 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from minitok.data import clips, scenes, views
+from minitok.data import clips, scenes
 from minitok.data.clips import Clips
 from minitok.data.objects import Scenes
 from minitok.data.questions import SLOTS, Questions, ask
+from minitok.data.views import render_in_a_quarter, views
 from minitok.house import vlm_many
 from minitok.vlm import VLM, ManyVLM
 
 # Which model of the house answers, and what is asked, of each kind of picture.
-HOSTS = {"scenes": "vlm", "crops": "vlm_many", "clips": "vlm_many"}
-ASKS = {"scenes": SLOTS, "crops": vlm_many.OF_SCENES, "clips": vlm_many.OF_CLIPS}
+HOSTS = {"scenes": "vlm", "crops": "vlm_many", "quarters": "vlm_many", "clips": "vlm_many"}
+ASKS = {
+    "scenes": SLOTS, "crops": vlm_many.OF_SCENES, "quarters": vlm_many.OF_SCENES, "clips": vlm_many.OF_CLIPS,
+}  # fmt: skip
 SIGNALS = ("text", "asked", "levels", "cls", "images")
 Method = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures with their questions; `where` is the slot of the object that each patch shows in its middle, or -1."""
+    """Pictures with their questions, and the pixels of each that show each of m objects."""
 
     made: Scenes | Clips
     pictures: Float[Tensor, "b *p 3 H W"]
     asked: Questions
-    where: Int[Tensor, "b n"]
+    masks: Bool[Tensor, "b *p m H W"]
+
+    @property
+    def where(self) -> Int[Tensor, "b n"]:
+        """The slot of the object that each patch shows in its middle, or -1."""
+        middle = self.masks[..., 2::4, 2::4].flatten(-2).movedim(-2, 1)  # b m *p patches
+        return middle.byte().argmax(1).where(middle.any(1), -1).flatten(1)
 
 
 def draw(of: str, n: int, seed: int, device: torch.device | str = "cpu") -> Drawn:
-    """n scenes of 64x64, large scenes as thumbnail and crops, or clips of 8 frames.
+    """n scenes of 64x64, large scenes as thumbnail and crops, the same with all objects in a quarter, or clips.
 
-    Raises `ValueError` for another kind of picture.
+    Clips have 8 frames. Raises `ValueError` for another kind of picture.
     """
     if of not in HOSTS:
         raise ValueError(f"of={of!r} came, expected one of {', '.join(HOSTS)}")
     if of == "clips":
         made = clips.render(n, seed=seed, device=device)
-        pictures, masks = made.images, made.masks
+    elif of == "quarters":
+        made = render_in_a_quarter(n, seed=seed, device=device)
     elif of == "crops":
         made = scenes.render(n, size=128, max_objects=9, seed=seed, device=device)
-        pictures, masks = views.views(made.images), views.views(made.masks.float()) >= 0.5
     else:
         made = scenes.render(n, seed=seed, device=device)
-        pictures, masks = made.images, made.masks
-    middle = masks[..., 2::4, 2::4].flatten(-2).movedim(-2, 1)  # b m *p patches
-    slot = middle.byte().argmax(1).where(middle.any(1), -1)
-    return Drawn(made, pictures, ask(made, ASKS[of], seed=seed), slot.flatten(1))
+    pictures, masks = made.images, made.masks
+    if of in ("crops", "quarters"):
+        pictures, masks = views(pictures), views(masks.float()) >= 0.5
+    return Drawn(made, pictures, ask(made, ASKS[of], seed=seed), masks)
 
 
 @torch.no_grad()

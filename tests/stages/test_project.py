@@ -161,7 +161,7 @@ def test_each_kind_of_picture_has_its_host_its_questions_and_its_patches(of, pic
 
 
 def test_another_kind_of_picture_is_refused():
-    with pytest.raises(ValueError, match="of='films' came, expected one of scenes, crops, clips"):
+    with pytest.raises(ValueError, match="of='films' came, expected one of scenes, crops, quarters, clips"):
         project.stage(1, "films")
 
 
