@@ -30,7 +30,7 @@ class Cut:
     `signals` are those of the visual tokens by name, a row a picture; `attention` is that of the layer with its words
     (none before the language model); `slots` numbers the question of each word; `size` says how many tokens each
     stands for once some were merged, unless all count once and nothing shall `weigh` more; `patches` says which ones
-    the visual tokens are until then.
+    the visual tokens are until then. All of them are those of so many `pictures`, one after another.
     """
 
     host: VLM
@@ -44,6 +44,7 @@ class Cut:
     size: Float[Tensor, "b m"] | None = None
     patches: Int[Tensor, "b n"] | None = None
     weigh: bool = True
+    pictures: int = 1
 
     @property
     def visual(self) -> Float[Tensor, "b n c"]:
@@ -140,7 +141,11 @@ def taken(signal: Float[Tensor, "b *any n"], order: Int[Tensor, "b k"]) -> Float
 
 
 def before(
-    host: VLM, visual: Float[Tensor, "b n c"], questions: Int[Tensor, "b q t"], signals: Mapping[str, Tensor]
+    host: VLM,
+    visual: Float[Tensor, "b n c"],
+    questions: Int[Tensor, "b q t"],
+    signals: Mapping[str, Tensor],
+    pictures: int = 1,
 ) -> Cut:
     """The cut before the language model, with what is known of the visual tokens there."""
     _, q, t = questions.shape
@@ -149,7 +154,8 @@ def before(
     words = host.patches + torch.arange(t, device=visual.device, dtype=visual.dtype).repeat(q)[None]
     places = torch.cat([host.places(n, visual.device), words], 1)
     hidden, patches = torch.cat([visual, host.word(questions.flatten(1))], 1), torch.arange(n, device=device)
-    return Cut(host, None, hidden, places, questions.flatten(1), slots, signals, patches=patches.expand(b, -1))
+    asked, more = questions.flatten(1), {"patches": patches.expand(b, -1), "pictures": pictures}
+    return Cut(host, None, hidden, places, asked, slots, signals, **more)
 
 
 def after(cut: Cut, layer: int) -> Cut:

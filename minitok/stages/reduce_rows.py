@@ -17,7 +17,7 @@ from minitok.tables import aligned, shown
 # What a method looks at besides the tokens, in words, by the names of its parameters.
 NEEDS = {
     "attention": "attention", "paid": "attention, text", "middle": "attention", "deep": "attention",
-    "cls_attention": "CLS", "keys": "keys", "text": "text", "asked": "text",
+    "cls_attention": "CLS", "cls_first": "CLS", "keys": "keys", "text": "text", "asked": "text",
 }  # fmt: skip
 R = TypeVar("R", bound=answers.Row)
 KINDS = ("exists", "colour", "shape", "count", "relations", "digit")

@@ -7,9 +7,9 @@ import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from minitok.reduce import Reduction
 from minitok.stages import reduce_cuts
@@ -39,9 +39,10 @@ class Step:
         return self.method(at.visual, self.k, **asked_for(self.method, at))
 
 
-def asked_for(method: Method, at: Cut) -> dict[str, Tensor]:
-    """Those of a cut's signals that a method has parameters for."""
-    return {name: at.signals[name] for name in inspect.signature(method).parameters if name in at.signals}
+def asked_for(method: Method, at: Cut) -> dict[str, Any]:
+    """Those of a cut's signals that a method has parameters for, and how many `pictures` its tokens are of."""
+    known = {**at.signals, "pictures": at.pictures}
+    return {name: known[name] for name in inspect.signature(method).parameters if name in known}
 
 
 def steps(schedule: Schedule, method: Method | Mapping[int | None, Method]) -> list[Step]:

@@ -9,6 +9,7 @@ import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from minitok import house, metrics
 from minitok.data import scenes as pictures
+from minitok.data.clips import Clips
 from minitok.data.objects import Scenes
 from minitok.data.questions import SLOTS, Questions, ask
 from minitok.data.wordings import WORDS
@@ -36,9 +38,10 @@ class Stage:
     """The host, held-out scenes with their questions, and what is known before the language model."""
 
     host: VLM
-    scenes: Scenes
+    scenes: Scenes | Clips
     asked: Questions
     start: Cut
+    patch: ClassVar[int] = 4  # pixels on each side of what one visual token shows
 
     @functools.cached_property
     def rows(self) -> Int[Tensor, "r 2"]:
@@ -65,10 +68,15 @@ class Stage:
         one = torch.where(self.objects.any(1).any(1), 1.0, torch.nan)
         return self.told(found, one, self.start.visual.shape[1], "nothing")
 
+    @property
+    def masks(self) -> Tensor:
+        """The pixels that show each of the m objects of a scene, (b, m, H, W)."""
+        return self.scenes.masks
+
     @functools.cached_property
     def objects(self) -> Tensor:
         """The pixels that show the objects asked for, (r, H, W): for a relation both, for a count none."""
-        masks, scene, asked = self.scenes.masks, self.questions.scene, self.questions
+        masks, scene, asked = self.masks, self.questions.scene, self.questions
         first, second = (
             masks[scene, slot.clamp(min=0)] & (slot >= 0)[:, None, None] for slot in (asked.first, asked.second)
         )
@@ -121,7 +129,7 @@ class Stage:
         recall = torch.full((len(logits),), torch.nan)
         if patches is not None:
             made = Reduction.keep(patches, self.start.visual.shape[1])
-            recall = held(made, self.objects, torch.arange(len(logits)))
+            recall = held(made, self.objects, torch.arange(len(logits)), self.patch)
         found = answers.row(logits, self.before, self.questions.answer[:, 0], *self.costs(todo))
         return self.told(found, recall, todo[-1].k, needs([name for step in todo for name in sorted(step.names)]))
 

@@ -34,8 +34,8 @@ NOT_IDENTITY: dict[str, str] = {}
 NOT_COMPILED = {"random_drop": "a generator cannot be made inside of what is compiled"}
 # Which dimensions of a signal count tokens; the text has tokens of its own.
 TOKENS = {
-    "x": (1,), "keys": (2,), "attention": (2, 3), "cls_attention": (2,), "paid": (3,), "middle": (3,),
-    "deep": (3,), "scores": (1,), "size": (1,), "text": (),
+    "x": (1,), "keys": (2,), "attention": (2, 3), "cls_attention": (2,), "cls_first": (2,), "paid": (3,),
+    "middle": (3,), "deep": (3,), "scores": (1,), "size": (1,), "text": (),
 }  # fmt: skip
 # Papers whose tokens are made by trained layers: their modules hold an `nn.Module`, not a function of signals.
 LEARNED = {"stvit": "STViT"}
@@ -55,6 +55,7 @@ def given(seed: int = 0) -> dict:
         "keys": random(B, 2, N, 4),
         "attention": random(B, 2, N, N).softmax(-1),
         "cls_attention": random(B, 2, N).softmax(-1),
+        "cls_first": random(B, 2, N).softmax(-1),
         "paid": random(B, 2, N + 5, N).softmax(-1),
         "middle": random(B, 2, N + 1, N).softmax(-1),
         "deep": random(B, 2, N + 1, N).softmax(-1),
@@ -63,6 +64,8 @@ def given(seed: int = 0) -> dict:
         "text": random(B, 5, C),
         "grid": (4, 4),
         "frames": 4,
+        "pictures": 4,
+        "crops": (1, 3),
     }
 
 
@@ -233,7 +236,7 @@ def test_the_batch_may_be_empty_and_the_token_alone(method):
             signal = signal.narrow(dimension, 0, 1)
         return signal
 
-    one = mapped(alone, given()) | {"grid": (1, 1), "frames": 1}
+    one = mapped(alone, given()) | {"grid": (1, 1), "frames": 1, "pictures": 1, "crops": (0, 0)}
     assert torch.equal(method(1, one).matrix(), torch.ones(B, 1, 1))
 
 

@@ -131,28 +131,32 @@ def test_without_photographs_crops_stand_in(monkeypatch):
 
 def test_a_host_has_its_stage(stage):
     assert isinstance(stage, reduce.Stage)
-    with pytest.raises(ValueError, match="host='lm' came, expected 'vit' or 'vlm'"):
+    with pytest.raises(ValueError, match="host='lm' came, expected one of vit, vlm, crops, quarters, clips"):
         reduce.stage(host="lm")
 
 
 def test_methods_are_measured_where_they_can_run():
     assert [k for name, k in reduce.pieces("inside") if name == "pooling"] == [81, 16]
-    assert {name for name, _ in reduce.pieces("inside")} == set(reduce.METHODS)
-    assert {name for name, _ in reduce.pieces("before")} == set(reduce.METHODS) - {"fastv"}
+    assert {name for name, _ in reduce.pieces("inside")} == set(reduce.METHODS) - {"evenly"}
+    assert {name for name, _ in reduce.pieces("before")} == set(reduce.METHODS) - {"fastv", "evenly"}
+    assert {name for name, _ in reduce.pieces("clips")} == set(reduce.METHODS) - {"fastv", "hiprune"}
+    assert [k for name, k in reduce.pieces("quarters") if name == "pooling"] == [80, 20]
+    assert [k for name, k in reduce.pieces("clips inside") if name in ("pooling", "fastv")] == [128, 32, 128, 32]
     assert not {"fastv", "hiprune", "pooling", "radial"} & {name for name, _ in reduce.pieces("spread")}
     assert [k for name, k in reduce.pieces("once") if name == "tome"] == [192, 128, 64, 32, 16, 8]
 
 
 @needs_photographs
 def test_a_rehearsal_gives_all_rows_and_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(reduce, "COUNTS", {"once": (64, 8), "spread": (16,), "inside": (81,)})
-    names = ("random_drop", "pooling", "fastv")
+    monkeypatch.setattr(reduce, "COUNTS", {"once": (64, 8), "spread": (16,), "inside": (81,), "clips": (32,)})
+    names = ("random_drop", "pooling", "fastv", "evenly")
     monkeypatch.setattr(reduce, "METHODS", {name: reduce.METHODS[name][:1] for name in names})
     options = Options(progress=False)
     rows = reduce.measure(tmp_path, options, every=93)
     assert [(row["where"], row["method"], row["tokens"]) for row in rows] == [
         ("all tokens, vit", "none", 256),
         ("all tokens, vlm", "none", 256),
+        ("all tokens, clips", "none", 512),
         ("once", "random_drop", 64),
         ("once", "random_drop", 8),
         ("once", "pooling", 64),
@@ -160,10 +164,14 @@ def test_a_rehearsal_gives_all_rows_and_resumes(tmp_path, monkeypatch):
         ("inside", "random_drop", 81),
         ("inside", "pooling", 81),
         ("inside", "fastv", 81),
+        ("clips", "random_drop", 32),
+        ("clips", "pooling", 32),
+        ("clips", "evenly", 32),
     ]
     assert rows[0]["moved"] == pytest.approx(0, abs=1e-6)
-    assert rows[2]["cost"] > rows[3]["cost"]
-    assert rows[1]["cost"] > rows[6]["cost"]
+    assert rows[3]["cost"] > rows[4]["cost"]
+    assert rows[1]["cost"] > rows[7]["cost"]
+    assert rows[2]["cost"] > rows[-1]["cost"]
     assert set(rows[-1]) - {"where", "method", "tokens"} <= set(reduce.SCORES)
     assert all(not math.isnan(value) for row in rows for name, value in row.items() if name in reduce.SCORES)
     monkeypatch.setattr(reduce_vit, "resume", None)
