@@ -6,17 +6,19 @@ picture. What is measured, and how, is that of `reduce_vlm`; the ways of moving 
 house's vlm_many has not learnt to tell them: 29 % right where 22 are the most frequent answer.
 """
 
+import functools
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from minitok import house
 from minitok.nn import Layer
 from minitok.reduce import offered
 from minitok.stages import reduce_cuts, reduce_vlm
+from minitok.stages.reduce_rows import asked_pixels
 from minitok.stages.seeing import ASKS, HOSTS, Drawn, draw
 from minitok.vlm import ManyVLM
 
@@ -30,16 +32,16 @@ class Stage(reduce_vlm.Stage):
     """The host with several pictures a row; `drawn` holds them."""
 
     drawn: Drawn
-    patch: ClassVar[int] = 8
+    patch = 8
 
-    @property
-    def masks(self) -> Bool[Tensor, "b m H w"]:
-        """The pixels of all pictures, one below another, that show each of the m objects of a row.
+    @functools.cached_property
+    def objects(self) -> Tensor:
+        """The pixels of all pictures, one below another, that show the objects asked for, (r, p H, W).
 
         So in a scene of 128x128 an object counts in its crop with four times as many pixels as in the thumbnail, and
         in a clip as often as it is seen.
         """
-        return self.drawn.masks.transpose(1, 2).flatten(2, 3)
+        return asked_pixels(self.drawn.masks.transpose(1, 2).flatten(2, 3), self.questions)
 
 
 def fours(x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n/4 4"]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from minitok.data.asked import RELATIONS
+from minitok.data.questions import Questions
 from minitok.reduce import Kept, Reduction
 from minitok.stages import answers, by_kind
 from minitok.tables import aligned, shown
@@ -54,6 +55,14 @@ def needs(names: Sequence[str]) -> str:
     """
     words = {word for name in names if name in NEEDS for word in NEEDS[name].split(", ")}
     return ", ".join(sorted(words)) or "nothing"
+
+
+def asked_pixels(masks: Bool[Tensor, "b m H W"], asked: Questions) -> Bool[Tensor, "r H W"]:
+    """The pixels that show the objects that questions ask for: for a relation both, for a count none."""
+    first, second = (
+        masks[asked.scene, slot.clamp(min=0)] & (slot >= 0)[:, None, None] for slot in (asked.first, asked.second)
+    )
+    return first | second
 
 
 def held(reduction: Reduction, objects: Bool[Tensor, "r H W"], rows: Tensor, patch: int = 4) -> Float[Tensor, "r"]:

@@ -9,7 +9,6 @@ import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +24,7 @@ from minitok.nn import Layer
 from minitok.reduce import Reduction, cost, offered
 from minitok.stages import answers, reduce_cuts
 from minitok.stages.reduce_cuts import Cut
-from minitok.stages.reduce_rows import Row, held, mean, needs
+from minitok.stages.reduce_rows import Row, asked_pixels, held, mean, needs
 from minitok.stages.reduce_steps import Method, Schedule, Step, asked_for, halves, reached, steps, walk
 from minitok.vlm import VLM
 
@@ -41,7 +40,7 @@ class Stage:
     scenes: Scenes | Clips
     asked: Questions
     start: Cut
-    patch: ClassVar[int] = 4  # pixels on each side of what one visual token shows
+    patch = 4  # pixels on each side of what one visual token shows
 
     @functools.cached_property
     def rows(self) -> Int[Tensor, "r 2"]:
@@ -68,19 +67,10 @@ class Stage:
         one = torch.where(self.objects.any(1).any(1), 1.0, torch.nan)
         return self.told(found, one, self.start.visual.shape[1], "nothing")
 
-    @property
-    def masks(self) -> Tensor:
-        """The pixels that show each of the m objects of a scene, (b, m, H, W)."""
-        return self.scenes.masks
-
     @functools.cached_property
     def objects(self) -> Tensor:
-        """The pixels that show the objects asked for, (r, H, W): for a relation both, for a count none."""
-        masks, scene, asked = self.masks, self.questions.scene, self.questions
-        first, second = (
-            masks[scene, slot.clamp(min=0)] & (slot >= 0)[:, None, None] for slot in (asked.first, asked.second)
-        )
-        return first | second
+        """The pixels that show the objects asked for, (r, H, W)."""
+        return asked_pixels(self.scenes.masks, self.questions)
 
     @property
     def whole(self) -> float:
