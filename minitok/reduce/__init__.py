@@ -1,7 +1,9 @@
 """Chapter 6: fewer tokens inside a trained model."""
 
 from minitok.reduce._common import Blended, Kept, Merged, Reduction, cost, even, highest, offered, once, resume, spread
+from minitok.reduce.covipal import covipal
 from minitok.reduce.divprune import divprune
+from minitok.reduce.explain_compress import explain_compress
 from minitok.reduce.fastv import fastv
 from minitok.reduce.fopru import fopru
 from minitok.reduce.hiprune import hiprune
@@ -14,4 +16,16 @@ from minitok.reduce.tome import tome
 
 __all__ = ["Blended", "Kept", "Merged", "Reduction", "STViT", "SemanticTokens"]
 __all__ += ["cost", "even", "falling", "highest", "offered", "once", "resume", "spread"]
-__all__ += ["divprune", "fastv", "fopru", "hiprune", "pitome", "random_drop", "todre", "token_transforming", "tome"]
+__all__ += [
+    "covipal",
+    "divprune",
+    "explain_compress",
+    "fastv",
+    "fopru",
+    "hiprune",
+    "pitome",
+    "random_drop",
+    "todre",
+    "token_transforming",
+    "tome",
+]

@@ -33,6 +33,15 @@ def check_signal(name: str, signal: Tensor, shape: tuple[int | None, ...]) -> No
     check_finite(name, signal)
 
 
+def check_asked(asked: Tensor, shape: tuple[int, int]) -> None:
+    """Raises `ValueError` unless `asked` says of each row's words which are there, and some are in each."""
+    if tuple(asked.shape) != shape or asked.dtype != torch.bool:
+        came = f"asked of shape {tuple(asked.shape)} and type {asked.dtype} came"
+        raise ValueError(f"{came}, expected booleans of shape {shape}")
+    if readable(asked) and not asked.any(1).all():
+        raise ValueError("asked has a row without a word")
+
+
 def check_whole(name: str, numbers: Tensor, low: int, high: int) -> None:
     """Raises `ValueError` unless the numbers are whole, (b, any), and lie from `low` to `high`."""
     if numbers.dim() != 2:

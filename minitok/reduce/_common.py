@@ -17,12 +17,12 @@ from torch import Tensor
 
 from minitok.checks import readable
 from minitok.nn import Block, Layer, Transformer
-from minitok.reduce._checks import check_budget, check_signal, check_tokens, precise
+from minitok.reduce._checks import check_asked, check_budget, check_signal, check_tokens, precise
 from minitok.reduce._reduction import Blended, Kept, Merged, Reduction
 from minitok.vit import ViT
 
 __all__ = ["Blended", "Kept", "Merged", "Reduction"]
-__all__ += ["check_budget", "check_signal", "check_tokens", "precise"]
+__all__ += ["check_asked", "check_budget", "check_signal", "check_tokens", "precise"]
 __all__ += ["ascending", "cost", "even", "highest", "offered", "once", "repeated", "resume", "spread"]
 
 

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from minitok.nn import Block
 from minitok.reduce import Kept, Reduction
+from minitok.reduce.explain_compress import of_first_layer
 from minitok.vlm import VLM, slots_apart
 
 # What a method may ask for that differs from question to question of one picture.
-ASKING = ("paid", "payments", "text", "asked")
+ASKING = ("paid", "payments", "text", "asked", "first_attention")
 # What is forgotten when tokens go, since each layer has its own, and what is not the tokens'.
-PASSING, WORDS = ("keys", "attention", "paid", "payments"), ("text", "asked")
+PASSING, WORDS = ("keys", "attention", "paid", "payments", "first_attention"), ("text", "asked")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,8 @@ class Cut:
 
         `paid` (r h m n): what its m tokens, the visual ones and then its words, pay to the visual ones; `payments`
         (r h m m): to all m; `text` (r t c): its words, embedded; `asked` (r t): which of them are words and not
-        filling.
+        filling; before the language model `first_attention` (r h t n): what its words will pay to the visual tokens in
+        the first layer.
         """
         (picture, slot), n = rows.unbind(1), self.visual.shape[1]
         t = int((self.slots == 0).sum())
@@ -76,10 +78,16 @@ class Cut:
         if self.attention is not None and "payments" in names:
             pairs = picture[:, None, None], slice(None), index[:, :, None], index[:, None]
             signals["payments"] = self.attention[pairs].permute(0, 3, 1, 2)
+        hidden, places = (
+            self.hidden[picture[:, None], index],
+            self.places.expand(len(self.hidden), -1)[picture, : n + t],
+        )
+        if self.layer is None and "first_attention" in names:
+            signals["first_attention"] = of_first_layer(self.host.lm, hidden[:, :n], hidden[:, n:], places)
         return replace(
             self,
-            hidden=self.hidden[picture[:, None], index],
-            places=self.places.expand(len(self.hidden), -1)[picture, : n + t],
+            hidden=hidden,
+            places=places,
             words=words,
             slots=self.slots[:t],
             signals=signals,

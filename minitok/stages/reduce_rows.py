@@ -19,6 +19,7 @@ from minitok.tables import aligned, shown
 NEEDS = {
     "attention": "attention", "paid": "attention, text", "middle": "attention", "deep": "attention",
     "cls_attention": "CLS", "cls_first": "CLS", "keys": "keys", "text": "text", "asked": "text",
+    "first_attention": "attention, text",
 }  # fmt: skip
 R = TypeVar("R", bound=answers.Row)
 KINDS = ("exists", "colour", "shape", "count", "relations", "digit")

@@ -91,10 +91,9 @@ class Stage:
         """What remains of the answers with k of the visual tokens; several methods, such as draws, give their mean.
 
         `layer`: None cuts before the language model; a number cuts between the attention and the feed-forward part of
-        that layer (0: the first). A method that asks for `paid`, `payments`, `text` or `asked` meets one question a
-        row, any other all questions of a picture at once. Raises `ValueError` as the method does, and for a layer that
-        is not there; `TypeError` for a method that asks for what is not known there, such as `paid` before the language
-        model.
+        that layer (0: the first). A method that asks for what differs among the questions of a picture (`ASKING`) meets
+        one question a row, any other all at once. Raises `ValueError` as the method does, and for a layer that is not
+        there; `TypeError` for a method that asks for what is not known there, such as `paid` before the language model.
         """
         return self.along({layer: k}, method)
 

@@ -18,12 +18,15 @@ from minitok.metrics import flops
 from minitok.nn import Shape, Transformer
 from minitok.reduce import _common
 from minitok.reduce._common import Kept, Reduction, ascending, check_signal, cost, even, highest, once, resume, spread
+from minitok.reduce.covipal import PruningModule
+from minitok.reduce.explain_compress import Compressor
 from minitok.vit import ViT
 
 B, N, C = 3, 16, 8
 # Exceptions, each with its reason.
 BY_PLACE = {
     "random_drop": "a draw belongs to a place",
+    "explain_compress": "a convolution runs along the tokens in their order",
     "tome": "the place of a token, even or odd, says on which side of the matching it is",
 }
 NOT_LOWEST = {"random_drop": "equal tokens are drawn at random too"}
@@ -36,11 +39,14 @@ NOT_COMPILED = {"random_drop": "a generator cannot be made inside of what is com
 TOKENS = {
     "x": (1,), "keys": (2,), "attention": (2, 3), "cls_attention": (2,), "cls_first": (2,), "paid": (3,),
     "middle": (3,), "deep": (3,), "scores": (1,), "size": (1,), "text": (),
+    "asked": (), "first_attention": (3,),
 }  # fmt: skip
 # Papers whose tokens are made by trained layers: their modules hold an `nn.Module`, not a function of signals.
 LEARNED = {"stvit": "STViT"}
 MODULES = [row.slug for row in papers.rows("reduce") if papers.places(row.slug)["module"].exists()]
 METHODS = [slug for slug in MODULES if slug not in LEARNED]
+# What a method trains, with random weights.
+TRAINED = {"compressor": Compressor((1, 8, 8), 3).eval(), "module": PruningModule(C).eval()}
 
 
 def given(seed: int = 0) -> dict:
@@ -62,6 +68,9 @@ def given(seed: int = 0) -> dict:
         "size": torch.randint(1, 4, (B, N), generator=generator).float(),
         "scores": random(B, N),
         "text": random(B, 5, C),
+        "asked": torch.rand(B, 5, generator=generator) < 0.6,
+        "first_attention": random(B, 2, 5, N).softmax(-1),
+        **TRAINED,
         "grid": (4, 4),
         "frames": 4,
         "pictures": 4,
@@ -212,8 +221,8 @@ def test_what_it_makes_lies_where_the_tokens_lie(method):
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("k", [3, 11])
 def test_half_precision_decides_as_float32_does(method, k, kind):
-    half = mapped(lambda name, signal: signal.to(kind), given())
-    full = mapped(lambda name, signal: signal.float(), half)
+    half = mapped(lambda name, signal: signal.to(kind) if signal.is_floating_point() else signal, given())
+    full = mapped(lambda name, signal: signal.float() if signal.is_floating_point() else signal, half)
     reduction = method(k, half)
     torch.testing.assert_close(reduction.matrix().float(), method(k, full).matrix(), atol=1e-2, rtol=0)
     y = reduction.apply(half["x"])
