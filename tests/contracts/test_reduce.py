@@ -38,7 +38,7 @@ NOT_COMPILED = {"random_drop": "a generator cannot be made inside of what is com
 # Which dimensions of a signal count tokens; the text has tokens of its own.
 TOKENS = {
     "x": (1,), "keys": (2,), "attention": (2, 3), "cls_attention": (2,), "cls_first": (2,), "paid": (3,),
-    "middle": (3,), "deep": (3,), "scores": (1,), "size": (1,), "text": (),
+    "payments": (2, 3), "middle": (3,), "deep": (3,), "scores": (1,), "size": (1,), "text": (),
     "asked": (), "first_attention": (3,),
 }  # fmt: skip
 # Papers whose tokens are made by trained layers: their modules hold an `nn.Module`, not a function of signals.
@@ -63,6 +63,7 @@ def given(seed: int = 0) -> dict:
         "cls_attention": random(B, 2, N).softmax(-1),
         "cls_first": random(B, 2, N).softmax(-1),
         "paid": random(B, 2, N + 5, N).softmax(-1),
+        "payments": random(B, 2, N + 5, N + 5).softmax(-1),
         "middle": random(B, 2, N + 1, N).softmax(-1),
         "deep": random(B, 2, N + 1, N).softmax(-1),
         "size": torch.randint(1, 4, (B, N), generator=generator).float(),
@@ -166,7 +167,8 @@ def test_permuting_the_tokens_permutes_the_result(method, k):
 
     def permute(name, signal):
         for dimension in TOKENS[name]:
-            signal = signal.index_select(dimension, permutation)
+            words = torch.arange(N, signal.shape[dimension])
+            signal = signal.index_select(dimension, torch.cat([permutation, words]))
         return signal
 
     before, after = method(k).matrix()[:, :, permutation], method(k, mapped(permute, signals)).matrix()
