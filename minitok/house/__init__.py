@@ -32,6 +32,7 @@ OF_LESSONS: tuple[str, ...] = (
     "vlm",
     "vlm_many",
     "stvit",
+    "vlm_dense",
 )
 
 

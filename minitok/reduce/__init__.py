@@ -4,6 +4,7 @@ from minitok.reduce._common import Blended, Kept, Merged, Reduction, cost, even,
 from minitok.reduce.aim import aim
 from minitok.reduce.covipal import covipal
 from minitok.reduce.divprune import divprune
+from minitok.reduce.expedit import expedit, reconstruction
 from minitok.reduce.explain_compress import explain_compress
 from minitok.reduce.fastv import fastv
 from minitok.reduce.fopru import fopru
@@ -16,11 +17,12 @@ from minitok.reduce.token_transforming import token_transforming
 from minitok.reduce.tome import tome
 
 __all__ = ["Blended", "Kept", "Merged", "Reduction", "STViT", "SemanticTokens"]
-__all__ += ["cost", "even", "falling", "highest", "offered", "once", "resume", "spread"]
+__all__ += ["cost", "even", "falling", "highest", "offered", "once", "reconstruction", "resume", "spread"]
 __all__ += [
     "aim",
     "covipal",
     "divprune",
+    "expedit",
     "explain_compress",
     "fastv",
     "fopru",

@@ -28,12 +28,14 @@ BY_PLACE = {
     "random_drop": "a draw belongs to a place",
     "explain_compress": "a convolution runs along the tokens in their order",
     "tome": "the place of a token, even or odd, says on which side of the matching it is",
+    "expedit": "a token may only go to centres that are near on the grid",
 }
 NOT_LOWEST = {"random_drop": "equal tokens are drawn at random too"}
 UNORDERED: dict[str, str] = {
     "token_transforming": "outputs stand in the order of their anchors, beside which a large token may weigh more",
+    "expedit": "centres stand in the order of their cells, whatever went to them",
 }
-NOT_IDENTITY: dict[str, str] = {}
+NOT_IDENTITY: dict[str, str] = {"expedit": "tokens go to centres softly, even to as many as there are"}
 NOT_COMPILED = {"random_drop": "a generator cannot be made inside of what is compiled"}
 # Which dimensions of a signal count tokens; the text has tokens of its own.
 TOKENS = {
