@@ -29,6 +29,7 @@ METHODS: dict[str, Any] = {"lots": LOTS, "radial": radial, "CLS attention": atte
 # Whose answers are compared with whose, question by question.
 PAIRS = {
     "explain_compress": ("lots", "first", "CLS attention", "explain_compress_64"),
+    "first": ("lots",),
     "oracle": ("lots", "first", "explain_compress"),
     "explain_compress_64": ("lots", "first"),
     "covipal": (
