@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import pathlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,11 +131,15 @@ def stage(pictures: int = 10) -> Stage:
 
 def drawn(gpt: Any, pictures: int) -> Int[Tensor, "b n"]:
     """Codes that image_gpt drew: from the cache, where another lesson left them, else now."""
-    key = house.card("image_gpt")["sha256"][:12]
-    path = files.cache_folder() / "stages" / f"pictures-{pictures}-{key}.json"
-    if path.is_file():
-        return torch.tensor(json.loads(path.read_text(encoding="utf-8")))
+    with contextlib.suppress(OSError, ValueError):  # no cache, nothing there yet, or a damaged file: they are drawn
+        return torch.tensor(json.loads(_kept(pictures).read_text(encoding="utf-8")))
     codes = sample(gpt, torch.arange(pictures) % CLASSES, seed=0)
     with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to stop
-        files.write(path, json.dumps(codes.tolist()))
+        files.write(_kept(pictures), json.dumps(codes.tolist()))
     return codes
+
+
+def _kept(pictures: int) -> pathlib.Path:
+    """Where the cache keeps them. Raises `PermissionError` where there is no folder for a cache."""
+    key = house.card("image_gpt")["sha256"][:12]
+    return files.cache_folder() / "stages" / f"pictures-{pictures}-{key}.json"

@@ -1,5 +1,6 @@
 import json
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
@@ -33,23 +34,65 @@ def test_the_public_package_finds_the_nearest_codes_too():
     assert torch.equal(look_up()[0], vq.nearest(z, codebook)[0])
 
 
-def test_a_package_that_does_not_load_is_told_as_absent_and_the_others_are_timed(tmp_path, monkeypatch):
-    broken = tmp_path / "vector_quantize_pytorch.py"
-    broken.write_text("raise ImportError(\"No module named 'loguru'\")")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "vector_quantize_pytorch", raising=False)
-    z, codebook = torch.randn(1, 50, 8), torch.randn(20, 8)
-    right = vq.nearest(z, codebook)[0]
-    contenders = {"ours": lambda: right} | kernels.package(codebook, z)
-    case = kernels.Case("a look-up", "ours", contenders, right, 1, 1, torch.float32, False)
+def timed(contenders, monkeypatch):
+    """What `run` finds for a small case with these contenders, on the CPU, at 2 ms a call; the first one is ours."""
+    case = kernels.Case("a look-up", next(iter(contenders)), contenders, torch.arange(5), 1, 1, torch.float32, False)
     monkeypatch.setattr(kernels, "CASES", {"small": lambda device: case})
     monkeypatch.setattr(kernels, "ceilings", lambda *_: (1e9, 1e9))
     monkeypatch.setattr(kernels, "median_seconds", lambda *_: 0.002)
-    found = kernels.run("small", torch.device("cpu"))
-    assert found["rows"][1] == {"who": "vector-quantize-pytorch", "absent": "No module named 'loguru'"}
-    told = kernels.table({"device": "a card", "cases": [found]})
-    assert "absent: No module named 'loguru'" in told
-    assert ["ours", "2.00", "1.0", "100.00%"] in [line.split() for line in told.splitlines()]
+    return kernels.run("small", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("package", "told"),
+    [
+        ("raise ImportError(\"No module named 'loguru'\")", "No module named 'loguru'"),
+        ("raise RuntimeError", "RuntimeError"),
+        ("", "module 'vector_quantize_pytorch' has no attribute 'VectorQuantize'"),
+        ("class VectorQuantize:\n    def __init__(self, dim): ...", "unexpected keyword argument 'codebook_size'"),
+        ("class VectorQuantize:\n    def __init__(self, **_): ...", "has no attribute '_codebook'"),
+    ],
+)
+def test_a_package_that_cannot_be_used_is_told_as_absent_and_the_others_are_timed(
+    package, told, tmp_path, monkeypatch
+):
+    (tmp_path / "vector_quantize_pytorch.py").write_text(package)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "vector_quantize_pytorch", raising=False)
+    theirs = kernels.package(torch.randn(20, 8), torch.randn(1, 50, 8))
+    found = timed({"ours": lambda: torch.arange(5), **theirs, "a loop": lambda: torch.zeros(5)}, monkeypatch)
+    ours, absent, loop = found["rows"]
+    assert absent["who"] == "vector-quantize-pytorch"
+    assert told in absent["absent"]
+    assert (ours["agreement"], loop["agreement"]) == (1, 0.2)
+    lines = kernels.table({"device": "a card", "cases": [found]}).splitlines()
+    assert ["ours", "2.00", "1.0", "100.00%"] in [line.split() for line in lines]
+    assert any(line.startswith("vector-quantize-pytorch  absent: ") for line in lines)
+
+
+def test_a_call_that_fails_is_told_as_absent_in_one_line_unless_it_is_ours(monkeypatch):
+    def large():
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 16 GiB")
+
+    found = timed({"ours": lambda: torch.arange(5), "cdist": large}, monkeypatch)
+    assert found["rows"][1] == {"who": "cdist", "absent": "CUDA out of memory."}
+    with pytest.raises(torch.OutOfMemoryError):
+        timed({"ours": large}, monkeypatch)
+
+
+def test_a_package_that_pip_does_not_know_ends_no_bench(tmp_path, monkeypatch):
+    pytest.importorskip("triton", reason="Triton is not installed here")
+    (tmp_path / "vector_quantize_pytorch.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, value in {"is_available": lambda: True, "get_device_name": lambda: "a card"}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(kernels, "CASES", {})
+    monkeypatch.setattr("importlib.metadata.distribution", _unknown)
+    assert kernels.measure()["vector-quantize-pytorch"] == "of no known version"
+
+
+def _unknown(name):
+    raise PackageNotFoundError(name)
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, capsys):

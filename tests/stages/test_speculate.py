@@ -71,8 +71,15 @@ def test_pictures_are_drawn_once_and_kept_in_the_cache(monkeypatch, tmp_path, st
     first = drawing.drawn(stage.gpt, 12)
     assert torch.equal(drawing.drawn(stage.gpt, 12), first)
     assert asked == [[*range(10), 0, 1]]
+    (kept,) = tmp_path.rglob("*.json")
+    kept.write_text(kept.read_text()[:100])  # damaged: they are drawn again, and kept again
+    assert torch.equal(drawing.drawn(stage.gpt, 12), first)
+    assert torch.equal(drawing.drawn(stage.gpt, 12), first)
+    assert len(asked) == 2
     monkeypatch.setattr(drawing.files, "write", lambda *given: (_ for _ in ()).throw(PermissionError()))
     assert drawing.drawn(stage.gpt, 2).shape == (2, 256)
+    monkeypatch.setenv("MINITOK_CACHE", "~nobody-of-that-name/cache")
+    assert drawing.drawn(stage.gpt, 3).shape == (3, 256)
 
 
 def test_a_row_counts_its_pictures(stage):
