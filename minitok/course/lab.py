@@ -65,13 +65,21 @@ def refresh(shipped: pathlib.Path, copy: pathlib.Path, before: Version) -> tuple
     return now, target
 
 
+def recorded(path: pathlib.Path) -> dict[str, Version]:
+    """What the record says of each copy: nothing where it is not there or damaged, so that all changed ones stay."""
+    try:
+        return {name: Version(*pair) for name, pair in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return {}
+
+
 def copies(shipped: pathlib.Path = SHIPPED, own: pathlib.Path = OWN) -> Iterator[str]:
     """Makes the reader's copies or brings them up to date; yields one sentence about each that was kept as changed."""
     record = own / RECORD
-    known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    known = recorded(record)
     for path in sorted(shipped.glob("[0-9]*/*.ipynb")):
         name = path.relative_to(shipped).as_posix()
-        now, written = refresh(path, own / name, Version(*known.get(name, ())))
+        now, written = refresh(path, own / name, known.get(name, Version()))
         known[name] = now
         if written and written != own / name:
             yield f"my/{name} is yours and stays; the course has a new version, which lies beside it: {written.name}"

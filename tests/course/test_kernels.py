@@ -53,9 +53,7 @@ def timed(contenders, monkeypatch):
         ("class VectorQuantize:\n    def __init__(self, **_): ...", "has no attribute '_codebook'"),
     ],
 )
-def test_a_package_that_cannot_be_used_is_told_as_absent_and_the_others_are_timed(
-    package, told, tmp_path, monkeypatch
-):
+def test_a_package_that_cannot_be_used_is_told_as_absent_and_the_others_are_timed(package, told, tmp_path, monkeypatch):
     (tmp_path / "vector_quantize_pytorch.py").write_text(package)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "vector_quantize_pytorch", raising=False)

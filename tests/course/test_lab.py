@@ -90,6 +90,16 @@ def test_nothing_is_lost_without_the_record_or_with_a_broken_copy(broken: str, c
     assert course.copy.with_suffix(".new2.ipynb").read_text() == notebook("b")
 
 
+@pytest.mark.parametrize("record", [b"", b"{", b"[]", b"3", b'{"a": 3}', b'{"a": ["b", "c", "d"]}', b"\xff"])
+def test_a_damaged_record_is_none_and_nothing_is_lost(record: bytes, course: Course) -> None:
+    course.ship(notebook("a"))
+    course.copy.write_text(notebook("mine"))
+    (course.own / lab.RECORD).write_bytes(record)
+    assert len(course.ship(notebook("b"))) == 1
+    assert (course.copy.read_text(), course.new.read_text()) == (notebook("mine"), notebook("b"))
+    assert course.ship(notebook("b")) == []  # the record is whole again
+
+
 def test_every_link_of_a_lesson_leads_somewhere_from_the_copy_too() -> None:
     lost = []
     for path in sorted(lab.SHIPPED.glob("[0-9]*/*.ipynb")):
