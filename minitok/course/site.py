@@ -23,11 +23,19 @@ CONFIG = {
     "html_title": "minitok",
     "html_show_sphinx": False,
     "html_copy_source": False,
+    "html_css_files": ["minitok.css"],
     "myst_enable_extensions": ["dollarmath", "amsmath"],
     "myst_heading_anchors": 4,
     "nb_execution_mode": "off",
     "nitpicky": True,
 }
+
+# Paths break where a telephone's line ends; what was printed is cut where 85 letters end, rather than 70.
+STYLE = """code, code .pre { overflow-wrap: anywhere; white-space: normal !important; }
+pre code { white-space: inherit !important; }
+pre { font-size: 0.8em; }
+@media (max-width: 40rem) { th, td { padding: 0.2rem !important; font-size: 0.85em; } }
+"""
 
 
 def tree(folder: pathlib.Path) -> str:
@@ -57,6 +65,7 @@ def build(folder: pathlib.Path = files.ROOT / "notebooks", out: pathlib.Path = f
         app = Sphinx(folder, None, site, trees, "html", CONFIG, status=None, freshenv=True, warningiserror=True)
         app.connect("source-read", add_tree)
         app.build()
+    files.write(site / "_static" / "minitok.css", STYLE)
     if app.statuscode:
         raise ValueError("the site has faults; the lines above name them")
     return pathlib.Path(shutil.copy(site / f"{FRONT}.html", site / "index.html"))

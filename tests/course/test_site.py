@@ -1,6 +1,7 @@
 """The static site: every notebook is a page with its outputs, nothing is run, and a broken link is an error."""
 
 import pathlib
+import re
 
 import nbformat
 import pytest
@@ -51,6 +52,8 @@ def test_every_notebook_is_a_page_with_what_was_committed(course: pathlib.Path, 
     first = front.read_text(encoding="utf-8")
     assert all(f'href="{name}"' in first for name in pages)
     assert "1. Quantize" in first
+    (style,) = re.findall(r'href="(_static/minitok\.css[^"]*)"', first)
+    assert "code, code .pre { overflow-wrap: anywhere" in (front.parent / style.split("?")[0]).read_text()
     assert list((front.parent / "_downloads").rglob("vq.py"))
     assert not list(front.parent.rglob("no_page*"))
     assert sorted(course.rglob("*")) == before
