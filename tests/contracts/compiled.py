@@ -1,4 +1,4 @@
-"""Compiles what the root and the methods of chapters 1, 2 and 4 to 6 offer, each as one graph, and compares.
+"""Compiles what the root and the methods of chapters 1, 2 and 4 to 7 offer, each as one graph, and compares.
 
 Run by test_compiled.py, in a process of its own, as users have it: torch cannot compile
 through the checks of annotations that tests are run with. One for all, since torch's compiler is slow to import.
@@ -11,6 +11,7 @@ from typing import Any
 
 import test_generate
 import test_image
+import test_project
 import test_quantize
 import test_reduce
 import test_root
@@ -70,6 +71,10 @@ for slug in test_reduce.METHODS:
     if slug not in test_reduce.NOT_COMPILED:
         torch.compiler.reset()
         near(slug, test_reduce.compiled_in_one_piece(slug))
+for slug in test_project.METHODS:
+    if slug not in test_project.NOT_COMPILED:
+        torch.compiler.reset()
+        near(slug, test_project.compiled_in_one_piece(slug))
 for slug, function in test_speculate.COMPILED:
     torch.compiler.reset()
     near(f"{slug} {function}", test_speculate.compiled_in_one_piece(slug, function))

@@ -1,4 +1,4 @@
-"""The root's networks and every method of chapters 1, 2 and 4 to 6 can be compiled whole: `compiled.py` does it."""
+"""The root's networks and every method of chapters 1, 2 and 4 to 7 can be compiled whole: `compiled.py` does it."""
 
 import os
 import pathlib
@@ -7,9 +7,9 @@ import sys
 
 from minitok import papers
 
-CHAPTERS = ("quantize", "image", "generate", "speculate", "reduce")
-# The one makes a generator, which cannot be done inside of what is compiled; the other keeps a store, no tensor.
-NOT_COMPILED = {"random_drop", "token_recycling"}
+CHAPTERS = ("quantize", "image", "generate", "speculate", "reduce", "project")
+# One makes a generator, which cannot be done inside of what is compiled; one keeps a store, no tensor; one speaks.
+NOT_COMPILED = {"random_drop", "token_recycling", "langdc"}
 SCRIPT = pathlib.Path(__file__).with_name("compiled.py")
 
 

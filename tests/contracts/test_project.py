@@ -29,14 +29,18 @@ def slug(request) -> str:
     return request.param
 
 
-@pytest.fixture
-def projector(slug) -> nn.Module:
+def build(slug: str) -> nn.Module:
     module = importlib.import_module(f"minitok.project.{slug}")
     classes = inspect.getmembers(module, lambda c: inspect.isclass(c) and issubclass(c, nn.Module))
     found = [c for name, c in classes if name in project.__all__ and c.__module__ == module.__name__]
     assert len(found) == 1, f"{slug}: expected one projector in minitok.project.__all__, found {found}"
     torch.manual_seed(0)
     return found[0]().eval().requires_grad_(False)
+
+
+@pytest.fixture
+def projector(slug) -> nn.Module:
+    return build(slug)
 
 
 def budgets(projector: nn.Module) -> list[int]:
@@ -48,12 +52,16 @@ def x() -> torch.Tensor:
     return torch.randn(3, 256, 192, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture
-def signals(projector) -> dict[str, torch.Tensor]:
+def asked_for(projector: nn.Module) -> dict[str, torch.Tensor]:
     shapes = {"text": (3, 7, 192), "levels": (3, 6, 256, 192), "cls": (3, 192), "images": (3, 3, 64, 64)}
     made = {name: torch.randn(shape, generator=torch.Generator().manual_seed(2)) for name, shape in shapes.items()}
     made["asked"] = torch.arange(7) > torch.tensor([[2], [0], [-1]])
     return {name: made[name] for name in inspect.signature(projector.forward).parameters if name in made}
+
+
+@pytest.fixture
+def signals(projector) -> dict[str, torch.Tensor]:
+    return asked_for(projector)
 
 
 def test_the_promised_number_of_tokens_comes(projector, x, signals):
@@ -106,13 +114,46 @@ def test_a_text_guided_one_changes_with_the_question_and_not_with_what_fills_it(
         assert torch.allclose(found[:2], projector(x, k, **signals)[:2], atol=1e-5) == same
 
 
-def test_bfloat16_agrees_within_its_rounding(projector, x, signals):
+@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_half_precision_agrees_within_its_rounding(dtype, most, projector, x, signals):
     k = budgets(projector)[0]
     exact = projector(x, k, **signals)
-    signals = {name: value if name == "asked" else value.bfloat16() for name, value in signals.items()}
-    rounded = projector.bfloat16()(x.bfloat16(), k, **signals)
-    assert rounded.dtype == torch.bfloat16
-    assert float((rounded.float() - exact).abs().max()) < 0.05 * float(exact.abs().max())
+    signals = {name: value if name == "asked" else value.to(dtype) for name, value in signals.items()}
+    rounded = projector.to(dtype)(x.to(dtype), k, **signals)
+    assert rounded.dtype == dtype
+    assert float((rounded.float() - exact).abs().max()) < most * float(exact.abs().max())
+
+
+def test_all_is_made_on_the_device_of_the_input(projector, x, signals):
+    # Whatever is made without a device would now be made elsewhere, and could not meet the features.
+    with torch.device("meta"):
+        assert all(projector(x, k, **signals).device == x.device for k in budgets(projector))
+
+
+def test_the_stored_weights_restore_a_projector(projector, x, signals):
+    """One that reads with a frozen expert is given the same one: that is no part of what is stored."""
+    torch.manual_seed(1)
+    other = type(projector)(*getattr(projector, "held", ())).eval().requires_grad_(False)
+    other.load_state_dict(projector.state_dict())
+    for k in budgets(projector):
+        assert torch.equal(other(x, k, **signals), projector(x, k, **signals))
+
+
+# What cannot be compiled in one piece, and why.
+NOT_COMPILED = {"langdc": "the expert speaks word by word until all have said the stop"}
+
+
+def compiled_in_one_piece(slug: str) -> float:
+    """How far what a projector gives, compiled, is from what it gives otherwise; each budget is a graph of its own.
+
+    With `dynamic=None` torch makes a second budget a symbol, of which it can take no root.
+    """
+    projector, x = build(slug), torch.randn(2, 256, 192)
+    signals = {name: value[:2] for name, value in asked_for(projector).items()}
+    whole, apart = torch.compile(projector, fullgraph=True, backend="eager", dynamic=False), [0.0]
+    for k in {min(budgets(projector)), max(budgets(projector))}:
+        apart.append(float((whole(x, k, **signals) - projector(x, k, **signals)).abs().max()))
+    return max(apart)
 
 
 def test_gradients_reach_the_features_and_all_parameters(projector, x, signals):
