@@ -4,6 +4,7 @@ Run by test_compiled.py, in a process of its own, as users have it: torch cannot
 through the checks of annotations that tests are run with. One for all, since torch's compiler is slow to import.
 """
 
+import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ import test_speculate
 import torch
 
 from minitok.image import Tokens
-from minitok.nn import Cache
+from minitok.nn import Cache, Shape
 
 # As few layers as there can be: the compiler follows every line of each.
 test_image.SIZES = replace(test_image.SIZES, layers=1)
@@ -71,6 +72,9 @@ for slug in test_reduce.METHODS:
     if slug not in test_reduce.NOT_COMPILED:
         torch.compiler.reset()
         near(slug, test_reduce.compiled_in_one_piece(slug))
+for slug, name in test_reduce.LEARNED.items():
+    model = getattr(importlib.import_module(f"minitok.reduce.{slug}"), name)(Shape(32, 4, 2)).eval()
+    agree(f"{slug} forward", model, torch.rand(2, 3, 64, 64))
 for slug in test_project.METHODS:
     if slug not in test_project.NOT_COMPILED:
         torch.compiler.reset()
