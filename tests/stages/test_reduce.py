@@ -131,15 +131,16 @@ def test_without_photographs_crops_stand_in(monkeypatch):
 
 def test_a_host_has_its_stage(stage):
     assert isinstance(stage, reduce.Stage)
-    with pytest.raises(ValueError, match="host='lm' came, expected one of vit, vlm, crops, quarters, clips"):
+    with pytest.raises(ValueError, match="host='lm' came, expected one of vit, vlm, dense, crops, quarters, clips"):
         reduce.stage(host="lm")
 
 
 def test_methods_are_measured_where_they_can_run():
     assert [k for name, k in reduce.pieces("inside") if name == "pooling"] == [81, 16]
-    assert {name for name, _ in reduce.pieces("inside")} == set(reduce.METHODS) - {"evenly"}
-    assert {name for name, _ in reduce.pieces("before")} == set(reduce.METHODS) - {"fastv", "evenly"}
-    assert {name for name, _ in reduce.pieces("clips")} == set(reduce.METHODS) - {"fastv", "hiprune"}
+    assert {name for name, _ in reduce.pieces("inside")} == set(reduce.METHODS) - {"evenly", "expedit"}
+    assert {name for name, _ in reduce.pieces("before")} == set(reduce.METHODS) - {"fastv", "evenly", "expedit"}
+    assert {name for name, _ in reduce.pieces("clips")} == set(reduce.METHODS) - {"fastv", "hiprune", "expedit"}
+    assert {name for name, _ in reduce.pieces("dense")} == set(reduce.METHODS) - {"fastv", "hiprune", "evenly"}
     assert [k for name, k in reduce.pieces("quarters") if name == "pooling"] == [80, 20]
     assert [k for name, k in reduce.pieces("clips inside") if name in ("pooling", "fastv")] == [128, 32, 128, 32]
     assert not {"fastv", "hiprune", "pooling", "radial"} & {name for name, _ in reduce.pieces("spread")}
@@ -148,8 +149,10 @@ def test_methods_are_measured_where_they_can_run():
 
 @needs_photographs
 def test_a_rehearsal_gives_all_rows_and_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(reduce, "COUNTS", {"once": (64, 8), "spread": (16,), "inside": (81,), "clips": (32,)})
-    names = ("random_drop", "pooling", "fastv", "evenly")
+    monkeypatch.setattr(
+        reduce, "COUNTS", {"once": (64, 8), "spread": (16,), "inside": (81,), "clips": (32,), "dense": (36,)}
+    )
+    names = ("random_drop", "pooling", "fastv", "evenly", "expedit")
     monkeypatch.setattr(reduce, "METHODS", {name: reduce.METHODS[name][:1] for name in names})
     options = Options(progress=False)
     rows = reduce.measure(tmp_path, options, every=93)
@@ -157,6 +160,7 @@ def test_a_rehearsal_gives_all_rows_and_resumes(tmp_path, monkeypatch):
         ("all tokens, vit", "none", 256),
         ("all tokens, vlm", "none", 256),
         ("all tokens, clips", "none", 512),
+        ("all tokens, dense", "none", 256),
         ("once", "random_drop", 64),
         ("once", "random_drop", 8),
         ("once", "pooling", 64),
@@ -167,11 +171,16 @@ def test_a_rehearsal_gives_all_rows_and_resumes(tmp_path, monkeypatch):
         ("clips", "random_drop", 32),
         ("clips", "pooling", 32),
         ("clips", "evenly", 32),
+        ("dense", "random_drop", 36),
+        ("dense", "pooling", 36),
+        ("dense", "expedit", 36),
     ]
     assert rows[0]["moved"] == pytest.approx(0, abs=1e-6)
-    assert rows[3]["cost"] > rows[4]["cost"]
-    assert rows[1]["cost"] > rows[7]["cost"]
-    assert rows[2]["cost"] > rows[-1]["cost"]
+    assert rows[4]["cost"] > rows[5]["cost"]
+    assert rows[1]["cost"] > rows[8]["cost"]
+    assert rows[2]["cost"] > rows[-4]["cost"]
+    assert rows[3]["cost"] > rows[-1]["cost"]
+    assert rows[3]["mIoU"] > rows[-1]["mIoU"] > rows[-2]["mIoU"]
     assert set(rows[-1]) - {"where", "method", "tokens"} <= set(reduce.SCORES)
     assert all(not math.isnan(value) for row in rows for name, value in row.items() if name in reduce.SCORES)
     monkeypatch.setattr(reduce_vit, "resume", None)
