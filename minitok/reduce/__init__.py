@@ -11,6 +11,7 @@ from minitok.reduce.fopru import fopru
 from minitok.reduce.hiprune import hiprune
 from minitok.reduce.pitome import falling, pitome
 from minitok.reduce.random_drop import random_drop
+from minitok.reduce.recoverable import recoverable
 from minitok.reduce.stvit import SemanticTokens, STViT
 from minitok.reduce.todre import todre
 from minitok.reduce.token_transforming import token_transforming
@@ -29,6 +30,7 @@ __all__ += [
     "hiprune",
     "pitome",
     "random_drop",
+    "recoverable",
     "todre",
     "token_transforming",
     "tome",
