@@ -22,7 +22,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from minitok.reduce._common import Blended, Kept, Reduction, check_signal, check_tokens, precise
-from minitok.reduce._outliers import outliers
+from minitok.reduce._outliers import lof, outliers
+
+__all__ = ["budget", "lof", "merge", "outliers", "recoverable", "shared_out", "similarity", "split", "top"]
 
 VISUAL, REST, PARTNERS, LEAN = 20, 10, 32, 50 / 768**0.5
 

@@ -1,6 +1,7 @@
 """Methods that say themselves how many visual tokens a question needs, on the stage of questions about scenes."""
 
 import inspect
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 from minitok.reduce import Reduction, cost
 from minitok.stages import answers
 from minitok.stages.reduce_rows import Row, held, mean, needs
-from minitok.stages.reduce_vlm import PART, Stage, asked_for
+from minitok.stages.reduce_steps import asked_for
+from minitok.stages.reduce_vlm import PART, Stage
 
 Method = Callable[..., Reduction]
-Budget = Callable[..., Int[Tensor, "b"]]
+Budget = Callable[..., Tensor]
 
 
 @torch.no_grad()
@@ -26,7 +28,7 @@ def budgets(stage: Stage, budget: Budget, layer: int | None = None) -> Int[Tenso
 
 @torch.no_grad()
 def measure(stage: Stage, method: Method | list[Method], counts: Int[Tensor, "r"], layer: int | None = None) -> Row:
-    """As `stage.measure`, where question i has `counts[i]` tokens; FLOPs are means over questions, own costs not in it.
+    """As `stage.measure`, where question i has `counts[i]` tokens; FLOPs are means, the method's own are not counted.
 
     So a method that adapts meets others at the same numbers of tokens, question by question.
     """
@@ -38,9 +40,9 @@ def measure(stage: Stage, method: Method | list[Method], counts: Int[Tensor, "r"
         for some in (counts == k).nonzero()[:, 0].split(PART):
             made, said = stage.tried(method, k, at.alone(stage.rows[some], names))
             logits[some] = said[:, 0]
-            recall[some] = held(made, stage.objects[some], torch.arange(len(some)))
+            recall[some] = held(made, stage.objects[some], torch.arange(len(some)), stage.patch)
     flops = sum(spent(stage, k, layer) for k in counts.tolist()) / len(counts)
-    found = answers.row(logits, stage.before, stage.questions.answer[:, 0], flops)
+    found = answers.row(logits, stage.before, stage.questions.answer[:, 0], flops, math.nan)
     return stage.told(found, recall, round(float(counts.float().mean())), needs(names))
 
 

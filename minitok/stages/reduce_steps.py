@@ -39,7 +39,7 @@ class Step:
         return self.method(at.visual, self.k, **asked_for(self.method, at))
 
 
-def asked_for(method: Method, at: Cut) -> dict[str, Any]:
+def asked_for(method: Callable, at: Cut) -> dict[str, Any]:
     """Those of a cut's signals that a method has parameters for, and how many `pictures` its tokens are of."""
     known = {**at.signals, "pictures": at.pictures}
     return {name: known[name] for name in inspect.signature(method).parameters if name in known}
