@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from minitok.reduce._common import Blended, Kept, Reduction, check_signal, check_tokens, precise
+from minitok.reduce._common import Blended, Kept, Reduction, check_asked, check_signal, check_tokens, precise
 from minitok.reduce._outliers import lof, outliers
 
 __all__ = ["budget", "lof", "merge", "outliers", "recoverable", "shared_out", "similarity", "split", "top"]
@@ -117,8 +117,8 @@ def recoverable(
         check_signal(name, signal, shape)
         if 0 in signal.shape[1:]:
             raise ValueError(f"{name} of shape {tuple(signal.shape)} came, expected at least one of each")
-    if asked is not None and asked.shape != text.shape[:2]:
-        raise ValueError(f"asked of shape {tuple(asked.shape)} came, expected {tuple(text.shape[:2])}")
+    if asked is not None:
+        check_asked(asked, (b, text.shape[1]))
     if int(k) == n:
         return Reduction.keep(torch.arange(n, device=x.device).expand(b, -1), n)
     attention, similar = precise(cls_attention).mean(1), similarity(shared, text, asked)

@@ -33,11 +33,8 @@ BY_PLACE = {
 NOT_LOWEST = {"random_drop": "equal tokens are drawn at random too"}
 UNORDERED: dict[str, str] = {
     "token_transforming": "outputs stand in the order of their anchors, beside which a large token may weigh more",
-<<<<<<< HEAD
     "expedit": "centres stand in the order of their cells, whatever went to them",
-=======
     "recoverable": "the mean of all the rest stands last",
->>>>>>> a7ebcaf (Keep what CLS looks at, recover what the question names, merge the rest (Recoverable Compression))
 }
 NOT_IDENTITY: dict[str, str] = {"expedit": "tokens go to centres softly, even to as many as there are"}
 NOT_COMPILED = {"random_drop": "a generator cannot be made inside of what is compiled"}
