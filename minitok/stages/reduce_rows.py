@@ -18,6 +18,7 @@ from minitok.tables import aligned, shown
 # What a method looks at besides the tokens, in words, by the names of its parameters.
 NEEDS = {
     "attention": "attention", "paid": "attention, text", "middle": "attention", "deep": "attention",
+    "payments": "attention, text",
     "cls_attention": "CLS", "cls_first": "CLS", "keys": "keys", "text": "text", "asked": "text",
     "first_attention": "attention, text",
 }  # fmt: skip
