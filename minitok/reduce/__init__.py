@@ -1,6 +1,7 @@
 """Chapter 6: fewer tokens inside a trained model."""
 
 from minitok.reduce._common import Blended, Kept, Merged, Reduction, cost, even, highest, offered, once, resume, spread
+from minitok.reduce.adatoken_3d import adatoken_3d
 from minitok.reduce.aim import aim
 from minitok.reduce.covipal import covipal
 from minitok.reduce.divprune import divprune
@@ -20,6 +21,7 @@ from minitok.reduce.tome import tome
 __all__ = ["Blended", "Kept", "Merged", "Reduction", "STViT", "SemanticTokens"]
 __all__ += ["cost", "even", "falling", "highest", "offered", "once", "reconstruction", "resume", "spread"]
 __all__ += [
+    "adatoken_3d",
     "aim",
     "covipal",
     "divprune",

@@ -248,7 +248,7 @@ def test_the_batch_may_be_empty_and_the_token_alone(method):
     def alone(name, signal):
         for dimension in TOKENS[name]:
             signal = signal.narrow(dimension, 0, 1)
-        return signal
+        return signal[:, :, N - 1 :] if name == "paid" else signal  # the token and five words pay
 
     one = mapped(alone, given()) | {"grid": (1, 1), "frames": 1, "pictures": 1, "crops": (0, 0)}
     assert torch.equal(method(1, one).matrix(), torch.ones(B, 1, 1))
