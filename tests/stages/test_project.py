@@ -12,9 +12,18 @@ from minitok.data import scenes
 from minitok.data.questions import KINDS, SLOTS, ask
 from minitok.data.wordings import LIGHT, WORDS
 from minitok.house import Options
-from minitok.house._answers import answer_loss, captions_right, likeliest, mumbled, packed, right_by_kind, shown
+from minitok.house._answers import (
+    answer_loss,
+    captions_right,
+    in_a_word,
+    likeliest,
+    mumbled,
+    packed,
+    right_by_kind,
+    shown,
+)
 from minitok.project import LLaVA, TokenFLEX
-from minitok.stages import fitting, project, projectors, seeing
+from minitok.stages import by_kind, fitting, project, projectors, seeing
 from minitok.stages.trials import Trial, lots, only
 from minitok.train import Plan
 
@@ -50,6 +59,34 @@ def test_answers_are_those_of_the_language_model_one_by_one(stage):
         visual = projector(stage.features[scene][None])
         one = stage.host.answer_logits(visual, stage.asked.words[scene, slot][None])
         assert_close(logits[index], one[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_difference_in_the_league_has_at_most_the_error_of_answers_never_wrong_together():
+    torch.manual_seed(3)
+    for wrong in (0.05, 0.3, 0.8):
+        rows, errors = [{}, {}], []
+        for kind, asked in by_kind.ON_SCENES.items():
+            # Where answers are mostly right, no question is wrong in both; where they are wrong, none is right in both.
+            ours, count = torch.rand(asked) > wrong, int(wrong * asked / 2)
+            other = ours.clone() if wrong < 0.5 else ~ours
+            if wrong < 0.5:
+                other[ours.nonzero()[:count, 0]] = False
+                other[~ours] = True
+            for row, right in zip(rows, (ours, other), strict=True):
+                row[kind] = 100 * float(right.float().mean())
+            errors.append((ours.float() - other.float()).var() / asked)
+        expected = 200 * float(sum(errors)) ** 0.5 / 9
+        assert by_kind.apart(*rows) == pytest.approx(expected, rel=1e-3)
+        assert by_kind.apart(*rows) == by_kind.apart(*reversed(rows))
+
+
+def test_the_league_asks_so_many_questions_of_each_kind():
+    drawn = seeing.draw("scenes", 40, 2 * 10**6, "cpu")
+    kinds = drawn.asked.kind[in_a_word(drawn.asked)]
+    counts = {kind: int((kinds == i).sum()) for i, kind in enumerate(KINDS[:9])}
+    assert project.PICTURES["scenes"] == by_kind.ON_SCENES["exists"] == by_kind.ON_SCENES["count"] == 4000
+    for kind, many in by_kind.ON_SCENES.items():
+        assert many / 100 == pytest.approx(counts[kind], abs=10), kind
 
 
 def test_rows_say_right_by_kind_and_evenly(stage):
