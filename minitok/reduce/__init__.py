@@ -9,7 +9,9 @@ from minitok.reduce.expedit import expedit, reconstruction
 from minitok.reduce.explain_compress import explain_compress
 from minitok.reduce.fastv import fastv
 from minitok.reduce.fopru import fopru
+from minitok.reduce.globalcom2 import globalcom2
 from minitok.reduce.hiprune import hiprune
+from minitok.reduce.hired import hired
 from minitok.reduce.pitome import falling, pitome
 from minitok.reduce.random_drop import random_drop
 from minitok.reduce.recoverable import recoverable
@@ -29,7 +31,9 @@ __all__ += [
     "explain_compress",
     "fastv",
     "fopru",
+    "globalcom2",
     "hiprune",
+    "hired",
     "pitome",
     "random_drop",
     "recoverable",

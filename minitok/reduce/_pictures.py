@@ -1,5 +1,7 @@
 """Tokens of several pictures: how a budget is shared among them, and the best tokens of each within its share."""
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -38,3 +40,28 @@ def within(scores: Float[Tensor, "b n"], budgets: Int[Tensor, "b p"], k: int) ->
     each = scores.unflatten(1, (budgets.shape[1], -1))
     rank = each.argsort(dim=-1, descending=True, stable=True).argsort(-1)
     return highest((rank < budgets[..., None]).flatten(1).float(), k)
+
+
+def squares(n: int, crops: tuple[int, int]) -> int:
+    """How many of n tokens each picture has, a thumbnail and then rows and columns of crops, all as large squares.
+
+    >>> squares(320, (2, 2))
+    64
+
+    Raises `ValueError` for a number of tokens that cannot be shared out so.
+    """
+    pictures = 1 + crops[0] * crops[1]
+    if min(crops) < 0 or n % pictures or math.isqrt(n // pictures) ** 2 * pictures != n:
+        raise ValueError(f"crops={crops} came for {n} tokens, expected those of a thumbnail and its crops, all squares")
+    return n // pictures
+
+
+def areas(m: int, crops: tuple[int, int], device: torch.device | str = "cpu") -> Int[Tensor, " m"]:
+    """The crop in whose area each token of a square thumbnail has its middle, numbered as one reads.
+
+    >>> areas(9, (1, 2)).view(3, 3).tolist()
+    [[0, 1, 1], [0, 1, 1], [0, 1, 1]]
+    """
+    side, (rows, columns) = math.isqrt(m), crops
+    middle = 2 * torch.arange(side, device=device) + 1
+    return (middle * rows // (2 * side) * columns)[:, None].add(middle * columns // (2 * side)).flatten()

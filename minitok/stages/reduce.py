@@ -24,7 +24,9 @@ from minitok.reduce import (
     falling,
     fastv,
     fopru,
+    globalcom2,
     hiprune,
+    hired,
     pitome,
     todre,
     token_transforming,
@@ -84,12 +86,13 @@ CUTS = {"once": LAYER, "inside": INSIDE, "crops inside": INSIDE, "clips inside":
 METHODS: dict[str, Sequence[Method]] = {
     "random_drop": LOTS, "tome": [tome], "fastv": [fastv], "pitome": [pitome],
     "token_transforming": [token_transforming], "divprune": [divprune], "todre": [todre], "fopru": [fopru],
-    "hiprune": [hiprune], "pooling": [pooling], "radial": [radial], "attended": [attended], "evenly": [evenly],
-    "expedit": [expedit],
+    "hiprune": [hiprune], "hired": [hired], "globalcom2": [globalcom2], "pooling": [pooling], "radial": [radial],
+    "attended": [attended], "evenly": [evenly], "expedit": [expedit],
 }  # fmt: skip
 # Where a method is measured, if not everywhere: some ask for what only one host or place can tell.
 ONLY = {"fastv": ("inside", "crops inside", "clips inside"), "hiprune": ("before", "inside"), "expedit": ("dense",)}
 ONLY |= dict.fromkeys(("pooling", "radial"), tuple(where for where in COUNTS if where != "spread"))
+ONLY |= dict.fromkeys(("hired", "globalcom2"), ("crops", "quarters", "crops inside"))
 ONLY["evenly"] = tuple(where for where in COUNTS if AT.get(where, where) in PICTURES)
 # How all tokens are brought back on the dense host, where not by copies.
 BACK = {"expedit": reduce_dense.rebuilt, "pooling": reduce_dense.smooth}

@@ -29,3 +29,11 @@ def painted(image: Float[Tensor, "c H W"], reduction: Any, patch: int = 4, scale
     rim[1:] |= group[1:] != group[:-1]
     rim[:, 1:] |= group[:, 1:] != group[:, :-1]
     return canvas.masked_fill(rim, 1.0)
+
+
+def strip(
+    pictures: Float[Tensor, "p c H W"], reduction: Any, patch: int = 8, scale: int = 2
+) -> Float[Tensor, "c h all_w"]:
+    """Several pictures side by side, as their reduced tokens hold them; the tokens stand one picture after another."""
+    made = painted(pictures.transpose(0, 1).flatten(1, 2), reduction, patch, scale)
+    return torch.cat(made.chunk(len(pictures), 1), 2)

@@ -27,10 +27,16 @@ B, N, C = 3, 16, 8
 BY_PLACE = {
     "random_drop": "a draw belongs to a place",
     "explain_compress": "a convolution runs along the tokens in their order",
+    "hired": "the place of a token says which picture it is of",
+    "globalcom2": "the place of a token says which picture it is of, and where in it",
     "tome": "the place of a token, even or odd, says on which side of the matching it is",
     "expedit": "a token may only go to centres that are near on the grid",
 }
-NOT_LOWEST = {"random_drop": "equal tokens are drawn at random too"}
+NOT_LOWEST = {
+    "random_drop": "equal tokens are drawn at random too",
+    "hired": "each picture has a budget of its own, within which the lowest count",
+    "globalcom2": "each picture has a budget of its own, within which the lowest count",
+}
 UNORDERED: dict[str, str] = {
     "token_transforming": "outputs stand in the order of their anchors, beside which a large token may weigh more",
     "expedit": "centres stand in the order of their cells, whatever went to them",

@@ -137,10 +137,12 @@ def test_a_host_has_its_stage(stage):
 
 def test_methods_are_measured_where_they_can_run():
     assert [k for name, k in reduce.pieces("inside") if name == "pooling"] == [81, 16]
-    assert {name for name, _ in reduce.pieces("inside")} == set(reduce.METHODS) - {"evenly", "expedit"}
-    assert {name for name, _ in reduce.pieces("before")} == set(reduce.METHODS) - {"fastv", "evenly", "expedit"}
-    assert {name for name, _ in reduce.pieces("clips")} == set(reduce.METHODS) - {"fastv", "hiprune", "expedit"}
-    assert {name for name, _ in reduce.pieces("dense")} == set(reduce.METHODS) - {"fastv", "hiprune", "evenly"}
+    of_crops, methods = {"hired", "globalcom2"}, set(reduce.METHODS)
+    assert {name for name, _ in reduce.pieces("inside")} == methods - {"evenly", "expedit", *of_crops}
+    assert {name for name, _ in reduce.pieces("before")} == methods - {"fastv", "evenly", "expedit", *of_crops}
+    assert {name for name, _ in reduce.pieces("clips")} == methods - {"fastv", "hiprune", "expedit", *of_crops}
+    assert {name for name, _ in reduce.pieces("dense")} == methods - {"fastv", "hiprune", "evenly", *of_crops}
+    assert of_crops < {name for name, _ in reduce.pieces("quarters")}
     assert [k for name, k in reduce.pieces("quarters") if name == "pooling"] == [80, 20]
     assert [k for name, k in reduce.pieces("clips inside") if name in ("pooling", "fastv")] == [128, 32, 128, 32]
     assert not {"fastv", "hiprune", "pooling", "radial"} & {name for name, _ in reduce.pieces("spread")}

@@ -31,3 +31,11 @@ def test_a_blend_has_no_groups_to_draw():
     pixels = image.unfold(1, 4, 4).unfold(2, 4, 4).permute(1, 2, 0, 3, 4).reshape(1, 4, 48)
     expected = reduction.restore(reduction.apply(pixels)).view(2, 2, 3, 4, 4).permute(2, 0, 3, 1, 4).reshape(3, 8, 8)
     torch.testing.assert_close(made, expected)
+
+
+def test_pictures_stand_side_by_side_with_what_each_kept():
+    pictures = torch.stack([torch.full((3, 16, 8), 0.25), torch.full((3, 16, 8), 0.75)])
+    made = viz.strip(pictures, Reduction.keep(torch.tensor([[1, 2]]), 4), patch=8, scale=1)
+    assert made.shape == (3, 16, 16)
+    assert made[0, ::8, ::8].tolist() == [[0, 0.75], [0.25, 0]]
+    assert viz.strip(pictures, Reduction.keep(torch.tensor([[1, 2]]), 4)).shape == (3, 32, 32)
