@@ -33,12 +33,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def triton_twin():
-    return pytest.importorskip("minitok.reduce.divprune_triton", reason="Triton is not installed here").max_min
+    return pytest.importorskip("minitok.reduce.divprune_triton", reason="Triton is not installed here")
 
 
 @pytest.fixture(params=["reference", "triton"])
 def choose(request):
-    function = max_min if request.param == "reference" else triton_twin()
+    function = max_min if request.param == "reference" else triton_twin().max_min
     return lambda distance, k: function(distance.to(DEVICE), k).cpu()
 
 
@@ -172,14 +172,33 @@ def test_bad_distances_are_refused(choose, distance, k, message):
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_the_kernel_cannot_take_is_refused(monkeypatch):
-    twin = triton_twin()
+    twin = triton_twin().max_min
     with pytest.raises(ValueError, match="n=16385 tokens, expected at most 16384"):
         twin(torch.zeros(1, 1, 1).expand(1, 16385, 16385), 1)
     with pytest.raises(ValueError, match="float64"):
         twin(torch.zeros(1, 4, 4, dtype=torch.float64), 2)
-    monkeypatch.setattr("minitok.reduce.divprune_triton.interpreted", lambda: False)
+    monkeypatch.setattr("minitok.reduce._launch.interpreted", lambda: False)
     with pytest.raises(ValueError, match="distance is on cpu: this function runs on a GPU"):
         twin(torch.zeros(1, 4, 4), 2)
+
+
+@pytest.mark.parametrize(("b", "n", "k"), [(1, 1, 1), (2, 2, 1), (2, 33, 9), (1, 16, 16)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fast_path_from_tokens_keeps_the_same(b, n, k, dtype):
+    x = torch.randn(b, n, 5).to(dtype)
+    found = triton_twin().divprune(x.to(DEVICE), k)
+    assert torch.equal(found.order.cpu(), divprune(x, k).order)
+    assert torch.equal(found.apply(x.to(DEVICE)).cpu(), divprune(x, k).apply(x))
+
+
+def test_the_fast_path_from_tokens_meets_copies_zeros_and_no_rows():
+    fast = triton_twin().divprune
+    x = torch.tensor([[[1.0, 0.0], [0.0, 0.0], [1.0, 0.1], [0.0, 0.0], [1.0, 0.0]]])
+    assert [fast(x.to(DEVICE), k).order.tolist() for k in (1, 3, 5)] == [
+        divprune(x, k).order.tolist() for k in (1, 3, 5)
+    ]
+    assert fast(torch.ones(1, 6, 2, device=DEVICE), 4).order.tolist() == [[0, 1, 2, 3]]
+    assert fast(torch.zeros(0, 6, 2, device=DEVICE), 4).order.shape == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +213,8 @@ def test_what_the_kernel_cannot_take_is_refused(monkeypatch):
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_bad_tokens_are_refused(x, k, message):
+@pytest.mark.parametrize("path", ["reference", "triton"])
+def test_bad_tokens_are_refused(x, k, message, path):
+    function = divprune if path == "reference" else triton_twin().divprune
     with pytest.raises(ValueError, match=message):
-        divprune(x, k)
+        function(x.to(DEVICE), k)

@@ -291,4 +291,4 @@ check_2(walk_from)
 # ## What was left out
 #
 # The paper measures 16 sets of questions about pictures and films, with models of up to 13 billion parameters. On a GPU
-# the walk is one launch of a kernel (`divprune_triton.max_min`). Read on: [FoPru](13_fopru.ipynb) goes by attention.
+# the walk is one launch of a kernel (`divprune_triton.divprune`). Read on: [FoPru](13_fopru.ipynb) goes by attention.
