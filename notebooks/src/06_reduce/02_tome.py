@@ -3,7 +3,7 @@
 #
 # **Paper:** Bolya, Fu, Dai, Zhang, Feichtenhofer and Hoffman, *Token Merging: Your ViT But Faster*, 2022
 # ([arXiv 2210.09461](https://arxiv.org/abs/2210.09461)), ToMe.
-# **Code:** `minitok/reduce/tome.py`.
+# **Code:** `minitok/reduce/tome.py`; on a GPU `minitok/reduce/tome_triton.py`.
 # **Read first:** [random token dropping](01_random_drop.ipynb).
 #
 # After this lesson you can merge tokens inside any trained transformer, by hand and in code, and say what that costs.
@@ -352,6 +352,7 @@ check_2(first_of_each)
 # ## What was left out
 #
 # The paper also trains with merging, which makes training faster and closes most of the gap, and applies it to video
-# and sound. Its tables are about speed on large networks; ours counts operations. Read on:
+# and sound. Its tables are about speed on large networks; ours counts operations. `tome_triton.tome` matches and merges
+# in three launches on a GPU; `minitok bench --kernels` times it. Read on:
 # [PiToMe](04_pitome.ipynb) protects what is special before it merges,
 # [Token Transforming](05_token_transforming.ipynb) lets every token go to several outputs.
