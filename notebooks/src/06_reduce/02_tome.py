@@ -353,6 +353,6 @@ check_2(first_of_each)
 #
 # The paper also trains with merging, which makes training faster and closes most of the gap, and applies it to video
 # and sound. Its tables are about speed on large networks; ours counts operations. `tome_triton.tome` matches and merges
-# in three launches on a GPU; `minitok bench --kernels` times it. Read on:
+# in four launches on a GPU; `minitok bench --kernels` times it. Read on:
 # [PiToMe](04_pitome.ipynb) protects what is special before it merges,
 # [Token Transforming](05_token_transforming.ipynb) lets every token go to several outputs.
