@@ -9,9 +9,10 @@ import torch
 from minitok import files, house, stages
 from minitok.data import clothing, mnist
 from minitok.house import _common
+from minitok.house.image_gpt import ImageGPT
 from minitok.house.sampling import sample
 from minitok.metrics import flops
-from minitok.nn import Cache
+from minitok.nn import Cache, Shape
 from minitok.train import Plan, fit
 
 # A model of one lesson may have its recipe before it is trained: it counts from its card on.
@@ -212,8 +213,18 @@ def test_chunks_cover_all_rows_in_order():
     assert torch.equal(_common.in_chunks(lambda part: part * 2, x, size=3), x * 2)
 
 
-def test_sampling_is_decided_by_its_seed_and_keeps_to_the_vocabulary():
-    model, labels = house.load("image_draft"), torch.tensor([4])
+@pytest.fixture
+def tiny_draft() -> torch.nn.Module:
+    """image_draft in small, with weights that know nothing and yet prefer some codes and heed the class."""
+    model = ImageGPT(Shape(width=24, layers=1, heads=3)).eval().requires_grad_(False)
+    for weight in model.parameters():
+        weight.normal_()
+    return model
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_sampling_is_decided_by_its_seed_and_keeps_to_the_vocabulary(tiny_draft):
+    model, labels = tiny_draft, torch.tensor([4])
     seen = []
     first = sample(model, labels, seed=1, watch=lambda codes: seen.append(codes.shape[1]))
     assert first.shape == (1, 256)
@@ -223,8 +234,9 @@ def test_sampling_is_decided_by_its_seed_and_keeps_to_the_vocabulary():
     assert not torch.equal(first, sample(model, labels, seed=2))
 
 
-def test_sampling_without_guidance_draws_from_the_model_itself():
-    model, labels = house.load("image_draft"), torch.tensor([0, 7])
+@pytest.mark.usefixtures("unchecked")
+def test_sampling_without_guidance_draws_from_the_model_itself(tiny_draft):
+    model, labels = tiny_draft, torch.tensor([0, 7])
     cold = sample(model, labels, guidance=1.0, temperature=1e-4)
     with torch.no_grad():
         logits = model(cold[:, :-1], labels)

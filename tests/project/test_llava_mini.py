@@ -1,6 +1,4 @@
-"""LLaVA-Mini: positions by hand, the compressor by a loop over heads, pre-fusion by rows without filling."""
-
-import math
+"""LLaVA-Mini: the compressor by a loop over heads, pre-fusion by rows without filling."""
 
 import pytest
 import torch
@@ -34,26 +32,6 @@ def words():
 @pytest.fixture
 def x():
     return torch.randn(2, 16, 12)
-
-
-def test_positions_by_hand():
-    places = grid_positions(3, 8)
-    assert places.shape == (9, 8)
-    row, column = 1, 2  # place 5 of 9
-    waves = [f(at * rate) for at in (column, row) for f in (math.sin, math.cos) for rate in (1, 0.01)]
-    assert_close(places[5], torch.tensor(waves))
-    assert places[0].tolist() == [0, 0, 1, 1] * 2
-
-
-def test_positions_of_a_small_grid_are_stretched_over_a_large_one():
-    corners = torch.tensor([[0.0], [1], [2], [3]])  # columns count 1, rows 2
-    wide = stretched(corners, 64)[:, 0].view(8, 8)
-    assert_close(wide.flip(0, 1), 3 - wide)
-    assert_close(wide.T[1:] - wide.T[:-1], (wide[1:] - wide[:-1]) / 2)
-    assert float(wide[0, 0]) < 0 < float(wide[2, 2]) < 1.5  # a cubic swings over at the rim
-    assert stretched(corners, 4) is corners
-    assert_close(stretched(corners[2:3], 9), torch.full((9, 1), 2.0))
-    assert stretched(corners.bfloat16(), 16).dtype == torch.bfloat16
 
 
 def normed(x, norm):
