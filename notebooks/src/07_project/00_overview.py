@@ -13,7 +13,7 @@ from minitok import papers, project, stages, viz
 from minitok.metrics import difference
 from minitok.project import MQT, TokenPacker
 from minitok.stages.seeing import wanted
-from minitok.tables import wrapped
+from minitok.tables import aligned
 
 # %% [markdown]
 # ## The problem
@@ -104,7 +104,8 @@ print(stages.project.table(rows))
 # ## The league table
 #
 # Computed once by `minitok league project`: first the host and the controls, then the methods. "cost" and "own" as
-# above, in FLOPs. `pixel shuffle, wide` has a wider layer, for as many weights as TokenPacker.
+# above, in FLOPs. `pixel shuffle, wide` has a wider layer, for as many weights as TokenPacker. VisionThink, trained by
+# rewards, has its figures in [its lesson](13_visionthink.ipynb) alone.
 
 # %%
 facts = stages.load("project")
@@ -125,18 +126,12 @@ only(controls)
 only(papers_own)
 
 # %% [markdown]
-# On clips, and what is not trained yet, in full. Equal-weight controls of PVC, LLaVA-Mini, Vision Remember and CrossLMM
-# are among it: their rows show what a module reaches, not why. Some of MQT's, M3's and TokenFLEX's are missing, too.
-# VisionThink, trained by rewards, has its figures in [its lesson](13_visionthink.ipynb) alone.
+# On large scenes and on clips (LangDC gives at most so many tokens, 20.8 and 17.2 in the mean):
 
 # %%
-only({row["method"] for row in facts["rows"] if row["pictures"] == "clips"}, "clips")
-waits = {}
-for name in facts.get("missing", ()):
-    method, _, k = name.rpartition(", ")
-    waits.setdefault(method, []).append(k)
-print("not trained yet, with how many tokens:")
-print("\n".join(wrapped("; ".join(f"{name} ({', '.join(k)})" for name, k in waits.items()) or "none", 118)))
+only(("the host itself", "slime", "slime, by lot", "slime, evenly"), "crops")
+clips = ("the host itself", "crosslmm", "crosslmm, t2v", "crosslmm, pooled", "langdc", "langdc, queries")
+only(clips, "clips")
 
 # %%
 at = {(row["method"], row["tokens"]): row for row in facts["rows"] if row["pictures"] == "scenes"}
@@ -162,6 +157,24 @@ kinds = ("exists", "colour", "count", "left", "digit")
 print(f"{'':18}", *[f"{kind:>7}" for kind in kinds])
 for name, k in (("pooling", 64), ("pooling", 16), ("pooling", 4), ("pixel shuffle", 16), ("m3", 16), ("tokenflex", 16)):
     print(f"{name + ', ' + str(k):18}", *[f"{at[name, k][kind]:7.1f}" for kind in kinds])
+
+# %% [markdown]
+# **What does each mechanism add?** Each method beside a control of its own weight, trained in as many steps, that lacks
+# one thing. About 1 point tells two apart (crops and clips: 2).
+
+# %%
+whole = {(row["method"], row["tokens"]): row["all kinds"] for row in facts["rows"]}
+against = [("mqt", "mqt, fixed", 16), ("mqt", "mqt, only 256", 16), ("m3", "m3, fixed", 16), ("m3", "m3, fixed", 4)]
+against += [("tokenflex", "tokenflex, only 64", 64), ("tokenflex", "tokenflex, ungated", 16)]
+against += [("tokenpacker", "tokenpacker, last level", 16), ("tokenpacker", "tokenpacker, everywhere", 16)]
+against += [("pvc", "pvc, at once", 16), ("pvc, any time", "pvc, at once", 4), ("pvc", "pvc, no clock", 16)]
+against += [("llava_mini", "llava_mini, unfused", 1), ("bus", "bus, no matching", 16), ("bus", "bus, by CLS", 16)]
+against += [("vision_remember", f"vision_remember, {part}", 4) for part in ("in front", "last level")]
+against += [("slime", "slime, by lot", 384), ("crosslmm", "crosslmm, pooled", 8), ("langdc", "langdc, queries", 22)]
+lines = [("method", "against", "tokens", "right (%)", "adds")]
+for name, other, k in against:
+    lines.append((name, other, str(k), f"{whole[name, k]:.1f}", f"{whole[name, k] - whole[other, k]:+.1f}"))
+print(aligned(lines))
 
 # %%
 control = viz.slider(
@@ -256,10 +269,12 @@ print(stages.project.table({"longest, 16": stage.measure(mine, 16)} | {name: row
 # - The strongest simple control is hard to beat: four by four patches side by side (pixel shuffle) keep 96 % of the
 #   answers in 16 tokens, at a tenth of LLaVA's FLOPs. Their mean, with an eighth of the weights, loses left and right.
 # - Learnt queries have to learn where to look. With 16 tokens and more a resampler's stay behind a grid; with 4 they
-#   lead (59.6 % against pooling's 50.6). Longer training was not tried. Places among the features help: with 16 tokens
-#   MQT answers 62.2 %, `mqt, featured` 77.0.
-# - One module for all budgets pays for it: [M3](03_m3.ipynb) loses to modules of one budget with 256 (92.6 against
-#   99.5), 64, 16 and 1 token. With 4 it answers more than pooling that was trained for 4 alone (65.1 against 50.6),
-#   [MQT](02_mqt.ipynb) less than such a resampler.
+#   lead (59.6 % against pooling's 50.6). Places among the features help: with 16 tokens MQT answers 62.2 %, `mqt,
+#   featured` 77.0; and a query that sees its own square alone (TokenPacker) 88.9, where one that sees all has 66.3.
+# - One module for all budgets costs 2 to 4 points where tokens are many (M3, TokenFLEX, PVC), and **gains where they
+#   are few**: M3 at 4 tokens 12 points, PVC's first frame 27. What is learnt with many tokens helps with few.
+# - Text helps where it is fused or taught to choose (LLaVA-Mini, CrossLMM's T2V, BUS with its matching loss), and fails
+#   where nothing has taught words and patches to agree (SliME: a lot is better).
+# - Looking again between layers (Vision Remember) is no better than looking as often in front of them.
 # - With one token, words that have seen the picture before (LLaVA-Mini) answer most: per token, not per FLOP. They take
 #   twice what pixel shuffle with 16 tokens takes (340 against 172 million) and answer 29 points fewer.
