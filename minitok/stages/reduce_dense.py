@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from minitok import house, metrics
 from minitok.data import scenes as pictures
 from minitok.data.objects import Scenes
+from minitok.data.shapes import colours
 from minitok.house._answers import PARTS, shown
 from minitok.nn import Block
 from minitok.reduce import Kept, Merged, Reduction, cost, reconstruction
@@ -110,6 +111,16 @@ class Stage:
         attention, keys = block.attention.map(block.norm1(x), places)
         inner = attention[:, :, 1:, 1:]
         return {"keys": keys[:, :, 1:], "attention": inner, "cls_attention": attention[:, :, 0, 1:]}
+
+    def coloured(
+        self, scene: int, method: Method | None = None, k: int = SIDE**2, back: Back = copied
+    ) -> Float[Tensor, "3 64 64"]:
+        """What is said of the colours of one scene, as a picture, gray for none; without a method with all tokens."""
+        x = self.levels[scene : scene + 1]
+        last = x[:, -1] if method is None else self.passed(method, k, x[:, LAYERS[0]], {}, LAYERS, back)
+        ink = torch.cat([torch.full((1, 3), 0.85), colours()])
+        picture = ink[self.said(last)[0, :, 1]].T.unflatten(1, (SIDE, SIDE))
+        return picture.repeat_interleave(4, 1).repeat_interleave(4, 2)
 
     def measure(
         self,

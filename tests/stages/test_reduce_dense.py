@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from minitok.data.shapes import colours
 from minitok.house._answers import PARTS
 from minitok.reduce import Reduction, cost, expedit, reconstruction, tome
 from minitok.stages import controls, dense_rows, reduce, reduce_dense
@@ -153,6 +154,16 @@ def test_a_gap_is_a_jackknife_over_scenes():
     apart = apart[:, 0] - apart[:, 1]
     assert error == pytest.approx(2 * math.sqrt(11 / 12 * float((apart - apart.mean()).square().sum())), rel=1e-6)
     assert dense_rows.gap(ours, ours) == (0, 0)
+
+
+def test_what_is_said_of_colours_is_a_picture(stage):
+    scene, first = stage.coloured(1), stage.labels[1, :, 1].view(16, 16)
+    assert (scene[:, ::4, ::4][:, first == 0] == 0.85).float().mean() > 0.99
+    place = (first > 0).nonzero()[len((first > 0).nonzero()) // 2]
+    ink = colours()[first[place[0], place[1]] - 1]
+    assert torch.equal(scene[:, 4 * place[0] + 3, 4 * place[1]], ink)
+    assert torch.equal(stage.coloured(1, everything, 256), scene)
+    assert not torch.equal(stage.coloured(1, controls.pooling, 16, reduce_dense.smooth), scene)
 
 
 def test_a_table_names_parts_and_costs(stage):
