@@ -1,6 +1,11 @@
 """LangDC's language expert on our clips: captions that say more where there is more to see, its training, controls.
 
 `train(folder)` teaches it, before the projectors behind it are trained; `expert()` is the one that the project ships.
+To make LangDC anew, in this order:
+
+    telling.train("data/checkpoints/projectors", Options())
+    minitok league project --ship  # trains what is not yet in its folder, LangDC before the expert that is shipped
+    crowds.measure("data/checkpoints/projectors", Options())
 """
 
 import json
