@@ -17,6 +17,7 @@ from minitok.reduce.random_drop import random_drop
 from minitok.reduce.recoverable import recoverable
 from minitok.reduce.stvit import SemanticTokens, STViT
 from minitok.reduce.todre import todre
+from minitok.reduce.token_correlation import token_correlation
 from minitok.reduce.token_transforming import token_transforming
 from minitok.reduce.tome import tome
 
@@ -38,6 +39,7 @@ __all__ += [
     "random_drop",
     "recoverable",
     "todre",
+    "token_correlation",
     "token_transforming",
     "tome",
 ]

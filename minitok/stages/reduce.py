@@ -29,6 +29,7 @@ from minitok.reduce import (
     hired,
     pitome,
     todre,
+    token_correlation,
     token_transforming,
     tome,
 )
@@ -87,12 +88,13 @@ METHODS: dict[str, Sequence[Method]] = {
     "random_drop": LOTS, "tome": [tome], "fastv": [fastv], "pitome": [pitome],
     "token_transforming": [token_transforming], "divprune": [divprune], "todre": [todre], "fopru": [fopru],
     "hiprune": [hiprune], "hired": [hired], "globalcom2": [globalcom2], "pooling": [pooling], "radial": [radial],
+    "token_correlation": [partial(token_correlation, seed=seed) for seed in range(3)],
     "attended": [attended], "evenly": [evenly], "expedit": [expedit],
 }  # fmt: skip
 # Where a method is measured, if not everywhere: some ask for what only one host or place can tell.
 ONLY = {"fastv": ("inside", "crops inside", "clips inside"), "hiprune": ("before", "inside"), "expedit": ("dense",)}
 ONLY |= dict.fromkeys(("pooling", "radial"), tuple(where for where in COUNTS if where != "spread"))
-ONLY |= dict.fromkeys(("hired", "globalcom2"), ("crops", "quarters", "crops inside"))
+ONLY |= dict.fromkeys(("hired", "globalcom2", "token_correlation"), ("crops", "quarters", "crops inside"))
 ONLY["evenly"] = tuple(where for where in COUNTS if AT.get(where, where) in PICTURES)
 # How all tokens are brought back on the dense host, where not by copies.
 BACK = {"expedit": reduce_dense.rebuilt, "pooling": reduce_dense.smooth}

@@ -26,6 +26,7 @@ B, N, C = 3, 16, 8
 # Exceptions, each with its reason.
 BY_PLACE = {
     "random_drop": "a draw belongs to a place",
+    "token_correlation": "a draw belongs to a place, and a place to a picture",
     "explain_compress": "a convolution runs along the tokens in their order",
     "hired": "the place of a token says which picture it is of",
     "globalcom2": "the place of a token says which picture it is of, and where in it",
@@ -34,16 +35,20 @@ BY_PLACE = {
 }
 NOT_LOWEST = {
     "random_drop": "equal tokens are drawn at random too",
+    "token_correlation": "equal tokens are drawn at random too",
     "hired": "each picture has a budget of its own, within which the lowest count",
     "globalcom2": "each picture has a budget of its own, within which the lowest count",
 }
 UNORDERED: dict[str, str] = {
+    "token_correlation": "outputs stand in the order of the kept tokens, before which others may have been merged",
     "token_transforming": "outputs stand in the order of their anchors, beside which a large token may weigh more",
     "expedit": "centres stand in the order of their cells, whatever went to them",
     "recoverable": "the mean of all the rest stands last",
 }
 NOT_IDENTITY: dict[str, str] = {"expedit": "tokens go to centres softly, even to as many as there are"}
-NOT_COMPILED = {"random_drop": "a generator cannot be made inside of what is compiled"}
+NOT_COMPILED = dict.fromkeys(
+    ("random_drop", "token_correlation"), "a generator cannot be made inside of what is compiled"
+)
 # Which dimensions of a signal count tokens; the text has tokens of its own.
 TOKENS = {
     "x": (1,), "keys": (2,), "attention": (2, 3), "cls_attention": (2,), "cls_first": (2,), "paid": (3,),

@@ -137,7 +137,7 @@ def test_a_host_has_its_stage(stage):
 
 def test_methods_are_measured_where_they_can_run():
     assert [k for name, k in reduce.pieces("inside") if name == "pooling"] == [81, 16]
-    of_crops, methods = {"hired", "globalcom2"}, set(reduce.METHODS)
+    of_crops, methods = {"hired", "globalcom2", "token_correlation"}, set(reduce.METHODS)
     assert {name for name, _ in reduce.pieces("inside")} == methods - {"evenly", "expedit", *of_crops}
     assert {name for name, _ in reduce.pieces("before")} == methods - {"fastv", "evenly", "expedit", *of_crops}
     assert {name for name, _ in reduce.pieces("clips")} == methods - {"fastv", "hiprune", "expedit", *of_crops}
