@@ -6,9 +6,8 @@
 # **Code:** `minitok/reduce/token_correlation.py`.
 # **Read first:** [ToMe](02_tome.ipynb), [HiRED](14_hired.ipynb).
 #
-# After this lesson you can give crops tokens by how much they repeat themselves, draw and merge the rest, and find the
-# one number that this rests on. Paper and code could not be read, only the abstract and reviews: what they leave open
-# is decided here.
+# After this lesson you can give crops tokens by how much they repeat themselves, and draw and merge the rest. Paper and
+# code could not be read, only the abstract and reviews: what they leave open is decided here.
 
 # %%
 import functools
@@ -25,12 +24,11 @@ from minitok.stages import reduce_many
 # %% [markdown]
 # ## The problem: most of a page is blank
 #
-# HiRED and GlobalCom2 ask a thumbnail what a crop is worth. Of a document a thumbnail shows nothing that can be read;
-# this method asks each crop alone.
+# HiRED and GlobalCom2 ask a thumbnail what a crop is worth. Of a document it shows nothing that can be read; this
+# method asks each crop alone.
 #
-# Our pages: 128x128, handwritten digits in lines, light on dark, cut into four crops of 64 tokens. A token shows one
-# digit or blank. Which tokens hold **text** is known, so we can count how much of it is kept. The encoder is the
-# house's `vlm_many`, which has never seen a page.
+# Our pages: 128x128, handwritten digits in lines, cut into four crops of 64 tokens. A token shows one digit or blank,
+# so we can count how much of the **text** is kept. The encoder is the house's `vlm_many`, which has never seen a page.
 
 # %%
 made = pages.render(16, seed=2)
@@ -74,7 +72,6 @@ assert eight.assignment[0, :4].tolist() == [-1, 0, -1, 0]
 
 # %%
 value = eight.apply(torch.arange(8.0).view(1, 8, 1))[0, 0, 0]
-print(f"the left crop's token is now {float(value):.2f}")
 assert abs(float(value) - 3.01 / 1.01) < 1e-4
 
 # %% [markdown]
@@ -86,7 +83,6 @@ assert abs(float(value) - 3.01 / 1.01) < 1e-4
 # %%
 density = densities(known["keys"], 4)
 print("by the paper's rule, of 256 tokens:", natural(known["keys"], 4).tolist())
-print("tokens of text:", text.sum(1).int().tolist())
 unlike = ~redundant(known["keys"].transpose(1, 2).flatten(2).unflatten(1, (4, 64)))
 shown = unlike.view(16, 4, 1, 8, 8).float().repeat_interleave(8, 3).repeat_interleave(8, 4).expand(-1, -1, 3, -1, -1)
 pair = torch.cat([crops[1], shown[1]])
@@ -94,9 +90,9 @@ names = [f"{100 * d:.0f} % unlike" for d in density[1].tolist()]
 viz.show(viz.images(pair, 4 * [""] + names, columns=4, height=1.1), photo=True)
 
 # %% [markdown]
-# White is unlike: text, and some of the blank rim. **2. Outliers and draws.** CLS's attention has a long tail: few
-# patches hold what the whole crop is about (late layer), and between the others lots are drawn, as a fixed ranking
-# would take neighbours of one kind. A draw without returning is a ranking of log a - log(-log u) with u from 0 to 1.
+# White is unlike: text, and some of the blank rim. **2. Outliers and draws.** In the late layer few patches hold what
+# the whole crop is about. Between the others lots are drawn: a draw without returning is a ranking of log a - log(-log
+# u) with u from 0 to 1.
 
 
 # %%
@@ -115,8 +111,7 @@ def chosen(early, late, density, k, seed=0):
 
 
 # %% [markdown]
-# **3. Merging.** ToMe merges pairs of the most alike; here the kept tokens are fixed first, and each takes in what is
-# most like it in its crop.
+# **3. Merging.** Unlike in ToMe, the kept tokens are fixed first.
 
 
 # %%
@@ -132,6 +127,7 @@ def merged(keys, kept, p=4):
     return matrix / matrix.sum(1, keepdim=True)
 
 
+# %%
 k = 88  # about a third, as in the paper
 early, late = known["cls_first"].mean(1), known["cls_attention"].mean(1)
 mine = [chosen(*row, k) for row in zip(early, late, density, strict=True)]
@@ -170,7 +166,6 @@ middles = [100 * float(cover[groups == i].mean()) for i in range(5)]
 viz.show(viz.lines({"ours": (middles, means)}, "Fuller crops are denser", "text in a crop (%)", "density (%)"))
 
 
-# %%
 def ranks(values):
     return torch.stack([(values < v).sum() + 0.5 * ((values == v).sum() - 1) for v in values])
 
@@ -205,8 +200,8 @@ print({name: f"{100 * float(values.mean()):.1f} %" for name, values in kept.item
 # Densities find the text, and budgets by them keep more of it than equal ones. But the draw loses more than they win:
 # the plain ranking of all tokens by CLS holds the most text.
 #
-# Now answers, where merging counts too: the scenes of HiRED's host, objects everywhere, thumbnail and crops as five
-# pictures. The seeds of three draws are averaged; "kept only" leaves out what would be merged.
+# Now answers, where merging counts too: scenes with objects everywhere, thumbnail and crops as five pictures. Three
+# draws are averaged; "kept only" does not merge.
 
 # %%
 stage = stages.reduce.stage(scenes=12, host="crops")
@@ -225,8 +220,7 @@ print(stages.reduce.table(rows))
 
 # %% [markdown]
 # Merging does it: the answers move less than with the kept tokens alone, which are no better than equal budgets, and
-# less than by lot; against ToMe 12 scenes do not decide. What is merged into a token, from its own crop, says that
-# there was more of the same.
+# less than by lot; against ToMe 12 scenes do not decide.
 #
 # ## Play: one page
 
@@ -290,8 +284,7 @@ for similar in sweep:
 viz.show(viz.lines({"ours": (sweep, found)}, "Only near 0.99 is density text", "threshold", "rank correlation"))
 
 # %% [markdown]
-# Half of all pairs of keys in this encoder have a cosine above 0.9, text or blank. 0.99 was chosen on other pages with
-# known text; without them nobody could have.
+# Keys of this encoder are alike, text or blank: half of the pairs are above 0.9. 0.99 was chosen on other pages.
 #
 # ## Exercises
 #
@@ -339,5 +332,4 @@ check_2(best)
 #
 # ## What was left out
 #
-# The paper puts the module into mPLUG-DocOwl1.5 and trains with it. Read on: [ToMe](02_tome.ipynb) again, for merging
-# without keys of a fixed choice.
+# The paper trains mPLUG-DocOwl1.5 with the module. Read on: [ToMe](02_tome.ipynb) again.
