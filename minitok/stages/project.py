@@ -32,7 +32,9 @@ HOW = (
     "scenes of 128x128 as thumbnail and crops and 1,000 clips of 8 frames (vlm_many, 256 patches a picture). ViT and "
     "language model are frozen; each projector is trained for 1,200 steps on the same pictures in the same order. "
     "'all kinds' is the mean of right answers over the kinds of question, 'loyal' the share of answers that are the "
-    "host's with its own projector, 'cost' the language model's for one question, parameters the projector's."
+    "host's with its own projector, 'cost' the language model's for one question, parameters the projector's. "
+    "'own' leaves the vision encoder out for all methods but BUS (which runs it for each question) and PVC (its last "
+    "layers once a frame)."
 )
 SCORES = {
     "all kinds": "%",
