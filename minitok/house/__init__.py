@@ -33,6 +33,7 @@ OF_LESSONS: tuple[str, ...] = (
     "vlm_many",
     "stvit",
     "vlm_dense",
+    "hot",
 )
 
 

@@ -12,6 +12,7 @@ from minitok.reduce.fopru import fopru
 from minitok.reduce.globalcom2 import globalcom2
 from minitok.reduce.hiprune import hiprune
 from minitok.reduce.hired import hired
+from minitok.reduce.hot import Hourglass, hot
 from minitok.reduce.pitome import falling, pitome
 from minitok.reduce.random_drop import random_drop
 from minitok.reduce.recoverable import recoverable
@@ -21,7 +22,7 @@ from minitok.reduce.token_correlation import token_correlation
 from minitok.reduce.token_transforming import token_transforming
 from minitok.reduce.tome import tome
 
-__all__ = ["Blended", "Kept", "Merged", "Reduction", "STViT", "SemanticTokens"]
+__all__ = ["Blended", "Hourglass", "Kept", "Merged", "Reduction", "STViT", "SemanticTokens"]
 __all__ += ["cost", "even", "falling", "highest", "offered", "once", "reconstruction", "resume", "spread"]
 __all__ += [
     "adatoken_3d",
@@ -35,6 +36,7 @@ __all__ += [
     "globalcom2",
     "hiprune",
     "hired",
+    "hot",
     "pitome",
     "random_drop",
     "recoverable",

@@ -32,6 +32,7 @@ BY_PLACE = {
     "globalcom2": "the place of a token says which picture it is of, and where in it",
     "tome": "the place of a token, even or odd, says on which side of the matching it is",
     "expedit": "a token may only go to centres that are near on the grid",
+    "hot": "of two frames that are nearest to one another, so equally dense, the earlier one is the centre",
 }
 NOT_LOWEST = {
     "random_drop": "equal tokens are drawn at random too",
