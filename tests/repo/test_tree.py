@@ -47,11 +47,12 @@ def said(text: str) -> list[str]:
 
 
 def strays(root: pathlib.Path) -> list[str]:
-    """Modules, notebooks, sources and tests of the chapters that belong to no row of the registry."""
+    """Modules, notebooks, sources and tests of the chapters that belong to no row, nor to what its modules share."""
     there: list[pathlib.Path] = []
     for chapter in papers.chapters():
         there += [path for path in (root / "minitok" / chapter.slug).glob("[!_]*.py") if "_triton" not in path.stem]
-        there += (root / "tests" / chapter.slug).glob("test_*.py")
+        tests, shared = root / "tests" / chapter.slug, root / "minitok" / chapter.slug
+        there += [path for path in tests.glob("test_*.py") if not (shared / f"{path.stem[4:]}.py").exists()]
     for folder in (root / "notebooks", root / "notebooks" / "src"):
         there += [path for path in folder.glob("[0-9]*/*.*") if path.suffix in (".py", ".ipynb")]
     known = {path.relative_to(ROOT) for row in papers.rows() for path in papers.places(row.slug).values()}
@@ -118,6 +119,7 @@ def test_every_file_of_a_chapter_has_its_row() -> None:
 def test_a_file_without_a_row_is_found(tmp_path: pathlib.Path) -> None:
     kept = ("minitok/quantize/fsq.py", "minitok/quantize/fsq_triton.py", "minitok/quantize/_common.py")
     kept += ("notebooks/00_start/00_tour.ipynb", "notebooks/01_quantize/00_overview.ipynb")
+    kept += ("tests/quantize/test_common.py",)
     wrong = ("minitok/quantize/ours.py", "notebooks/01_quantize/77_fsq.ipynb", "tests/quantize/test_ours.py")
     for name in (*kept, *wrong):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
