@@ -12,7 +12,7 @@ from minitok.house._answers import TRAINED
 from minitok.reduce.explain_compress import explain, mean_paid
 from minitok.vlm import VLM
 
-PART = 128
+PART = 16
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def explained(host: VLM, visual: Float[Tensor, "r n c"], words: Int[Tensor, "r t
     return found, logits.argmax(-1), paid, weights[-1][:, :, -1, :n].half()
 
 
-def bank(host: VLM, scenes: int, side: int = 16, seed: int = TRAINED, size: int = 100) -> Bank:
+def bank(host: VLM, scenes: int, side: int = 16, seed: int = TRAINED, size: int = 240) -> Bank:
     """The bank of so many scenes, read as side x side tokens: means of squares where that is fewer than the host's."""
     device = next(host.parameters()).device
     parts: list[tuple[Tensor, ...]] = []

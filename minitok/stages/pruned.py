@@ -1,4 +1,4 @@
-"""What the learned pruners of chapter 6 leave of the answers on 96 held-out scenes, minutes on a CPU, and the controls.
+"""What the learned pruners of chapter 6 leave of the answers on 48 held-out scenes, minutes on a CPU, and the controls.
 
 `load()` gives the figures that the project ships, `measure()` computes them.
 """
@@ -23,7 +23,7 @@ from minitok.stages.reduce_vlm import Stage
 
 NAME = "pruned.json"
 RECIPE = "python -c 'from minitok.stages import pruned; pruned.measure()'"
-SCENES, COUNTS = 96, (128, 64, 26, 16, 8)
+SCENES, COUNTS = 48, (128, 64, 26, 16)
 SQUARES = (64, 25, 16, 9)
 METHODS: dict[str, Any] = {"lots": LOTS, "radial": radial, "CLS attention": attended, "tome": tome}
 # Whose answers are compared with whose, question by question.

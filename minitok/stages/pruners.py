@@ -1,14 +1,15 @@
 """The learned pruners of chapter 6: what they are trained on before the house's `vlm`, how, and the trained ones.
 
-`load("covipal")` gives a module that the project ships; `train()` makes all of them anew, which is work for a GPU.
+`load("covipal")` gives a module that the project ships; `train()` makes all of them anew, a quarter of an hour on a
+CPU. More scenes, steps and questions a step are work for a GPU.
 """
 
+import functools
 import json
 import math
 import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from minitok import files, house
 from minitok.devices import pick_device
 from minitok.house import Options
-from minitok.reduce import Reduction, cost, highest
+from minitok.reduce import Reduction, cost, covipal, explain_compress, highest
 from minitok.reduce.covipal import PruningModule, guide_loss, read_softly, retention
 from minitok.reduce.explain_compress import Compressor, compressor_loss
 from minitok.stages import answers, reduce_rows
@@ -30,11 +31,9 @@ from minitok.stages.reduce_rows import Row
 from minitok.stages.reduce_vlm import Stage
 from minitok.train import Plan, fit
 
-# Scenes of the bank and of a rehearsal's, questions of a step.
-SCENES, REHEARSAL, BATCH = 3000, 4, 128
+SCENES, REHEARSAL = 240, 4
 # Shares of the tokens that a step of CoViPAL's second stage keeps: one is drawn.
 SHARES = (0.5, 0.25, 0.1, 1 / 16)
-FIRST = 0.3  # the share of the steps that its first stage has
 RECIPE = "python -c 'from minitok.stages import pruners; pruners.train()'"
 HELD = "explain_compress_held"
 HELD_RECIPE = (
@@ -49,20 +48,18 @@ class Deaf(PruningModule):
         return super().forward(visual, torch.zeros_like(text), asked)
 
 
-def compress(model: nn.Module, some: Bank, done: float) -> Tensor:
+def compress(model: nn.Module, some: Bank) -> Tensor:
     """The compressor's loss on a batch."""
     return compressor_loss(model(some.paid), some.relevance)
 
 
-def guided(model: nn.Module, some: Bank, done: float) -> Tensor:
+def guided(model: nn.Module, some: Bank) -> Tensor:
     """CoViPAL's first stage."""
     return guide_loss(model(some.tokens, some.host.word(some.words), some.asked), some.guide)
 
 
-def in_two_stages(model: nn.Module, some: Bank, done: float) -> Tensor:
-    """CoViPAL's first stage for a share of the steps, then its second."""
-    if done < FIRST:
-        return guided(model, some, done)
+def softly(model: nn.Module, some: Bank) -> Tensor:
+    """CoViPAL's second stage."""
     host, x, text = some.host, some.tokens, some.host.word(some.words)
     kept = retention(model(x, text, some.asked).float(), SHARES[int(torch.randint(len(SHARES), ()))])
     places = positions(host, x.shape[1], text.shape[1], x.device)
@@ -71,23 +68,41 @@ def in_two_stages(model: nn.Module, some: Bank, done: float) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """A part of a training: a loss, how many questions are drawn in each of how many steps, the learning rate."""
+
+    loss: Callable[[nn.Module, Bank], Tensor]
+    batch: int
+    steps: int
+    lr: float = 1e-3
+
+    def run(self, model: nn.Module, held: Bank, options: Options) -> nn.Module:
+        """Trains the model on questions of a bank."""
+
+        def loss(model: nn.Module, step: int) -> Tensor:
+            return self.loss(model, held[torch.randint(len(held.words), (self.batch,)).to(held.words.device)])
+
+        plan = options.apply(replace(PLAN, steps=self.steps, lr=self.lr))
+        return fit(model, loss, plan, device=options.device, progress=options.progress)
+
+
+@dataclass(frozen=True)
 class Trial:
-    """What is trained: a module, a loss of a batch and of the share of the steps that are done, tokens on a side."""
+    """What is trained: a module, in one or several stretches, on questions about side x side tokens."""
 
     build: Callable[[], nn.Module]
-    loss: Callable[[nn.Module, Bank, float], Tensor]
-    plan: Plan
+    stretches: Sequence[Stretch]
     side: int = 16
 
 
-LONG = Plan(steps=1500, lr=1e-3, weight_decay=0.01, ema=0.99, save_every=10_000)
-SHORT = replace(LONG, steps=1000)
+PLAN = Plan(steps=1, warmup=20, weight_decay=0.01, ema=0.97, save_every=10_000)
+COMPRESS, GUIDED, SOFTLY = Stretch(compress, 32, 200), Stretch(guided, 128, 250), Stretch(softly, 16, 100, lr=5e-4)
 TRIALS = {
-    "explain_compress": Trial(Compressor, compress, LONG),
-    "covipal": Trial(lambda: PruningModule(192), in_two_stages, SHORT),
-    "covipal_deaf": Trial(lambda: Deaf(192), in_two_stages, SHORT),
-    "covipal_guided": Trial(lambda: PruningModule(192), guided, SHORT),
-    "explain_compress_64": Trial(Compressor, compress, LONG, side=8),
+    "explain_compress": Trial(Compressor, [COMPRESS]),
+    "explain_compress_64": Trial(Compressor, [COMPRESS], side=8),
+    "covipal": Trial(lambda: PruningModule(192), [GUIDED, SOFTLY]),
+    "covipal_deaf": Trial(lambda: Deaf(192), [GUIDED, SOFTLY]),
+    "covipal_guided": Trial(lambda: PruningModule(192), [GUIDED]),
 }
 
 
@@ -110,6 +125,22 @@ def load(name: str, folder: str | pathlib.Path | None = None) -> Any:
     return made.eval().requires_grad_(False)
 
 
+@functools.cache
+def ready(name: str) -> Any:
+    """The pruner that the project ships, loaded once."""
+    return load(name)
+
+
+def compressed(x: Tensor, k: int, *, first_attention: Tensor, asked: Tensor) -> Reduction:
+    """`explain_compress` with its shipped compressor, as a method of the stage."""
+    return explain_compress(x, k, first_attention=first_attention, asked=asked, compressor=ready("explain_compress"))
+
+
+def contextual(x: Tensor, k: int, *, text: Tensor, asked: Tensor) -> Reduction:
+    """`covipal` with its shipped module, as a method of the stage."""
+    return covipal(x, k, text=text, asked=asked, module=ready("covipal"))
+
+
 def train(folder: str | pathlib.Path | None = None, options: Options | None = None, names: Sequence[str] = ()) -> None:
     """Trains all of `TRIALS`, or those named, and writes their weights and a line for each into the card."""
     options = options or Options()
@@ -117,20 +148,14 @@ def train(folder: str | pathlib.Path | None = None, options: Options | None = No
     place(folder).mkdir(parents=True, exist_ok=True)
     for name in names or TRIALS:
         trial = TRIALS[name]
-        plan = options.apply(trial.plan)
         if trial.side not in banks:
             banks[trial.side] = bank(host, SCENES if options.steps is None else REHEARSAL, trial.side)
         torch.manual_seed(options.seed)
-        loss = partial(loss_of, trial, banks[trial.side], plan.steps)
-        made = fit(trial.build(), loss, plan, device=options.device, progress=options.progress)
+        made = trial.build()
+        for stretch in trial.stretches:
+            made = stretch.run(made, banks[trial.side], options)
         shipped(made, place(folder) / f"{name}.safetensors")
         noted(place(folder), name, RECIPE)
-
-
-def loss_of(trial: Trial, held: Bank, steps: int, model: nn.Module, step: int) -> Tensor:
-    """The loss of one step of so many, on questions drawn from a bank."""
-    rows = torch.randint(len(held.words), (BATCH,)).to(held.words.device)
-    return trial.loss(model, held[rows], step / steps)
 
 
 def noted(folder: pathlib.Path, name: str, recipe: str) -> None:

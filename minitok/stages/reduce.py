@@ -33,7 +33,7 @@ from minitok.reduce import (
     token_transforming,
     tome,
 )
-from minitok.stages import answers, dense_rows, reduce_dense, reduce_many, reduce_rows, reduce_vit, reduce_vlm
+from minitok.stages import answers, dense_rows, pruners, reduce_dense, reduce_many, reduce_rows, reduce_vit, reduce_vlm
 from minitok.stages._common import kept
 from minitok.stages.answers import Row
 from minitok.stages.controls import LOTS, SIDE, attended, evenly, pooling, radial
@@ -89,12 +89,14 @@ METHODS: dict[str, Sequence[Method]] = {
     "token_transforming": [token_transforming], "divprune": [divprune], "todre": [todre], "fopru": [fopru],
     "hiprune": [hiprune], "hired": [hired], "globalcom2": [globalcom2], "pooling": [pooling], "radial": [radial],
     "token_correlation": [partial(token_correlation, seed=seed) for seed in range(3)],
-    "attended": [attended], "evenly": [evenly], "expedit": [expedit],
+    "attended": [attended], "evenly": [evenly], "expedit": [expedit], "explain_compress": [pruners.compressed],
+    "covipal": [pruners.contextual],
 }  # fmt: skip
 # Where a method is measured, if not everywhere: some ask for what only one host or place can tell.
 ONLY = {"fastv": ("inside", "crops inside", "clips inside"), "hiprune": ("before", "inside"), "expedit": ("dense",)}
 ONLY |= dict.fromkeys(("pooling", "radial"), tuple(where for where in COUNTS if where != "spread"))
 ONLY |= dict.fromkeys(("hired", "globalcom2", "token_correlation"), ("crops", "quarters", "crops inside"))
+ONLY |= dict.fromkeys(("explain_compress", "covipal"), ("before",))
 ONLY["evenly"] = tuple(where for where in COUNTS if AT.get(where, where) in PICTURES)
 # How all tokens are brought back on the dense host, where not by copies.
 BACK = {"expedit": reduce_dense.rebuilt, "pooling": reduce_dense.smooth}

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from minitok.optimizers import AdamW
 from minitok.reduce.covipal import (
     TEMPERATURE,
     PruningModule,
@@ -93,7 +94,8 @@ def test_the_module_is_a_plain_attention_to_the_words():
     visual, text, asked = torch.randn(1, 3, 6), torch.randn(1, 4, 6), torch.tensor([[False, True, False, True]])
 
     def norm(x):
-        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        apart = x - x.mean(-1, keepdim=True)
+        return apart / (apart.square().mean(-1, keepdim=True) + 1e-5).sqrt()
 
     seen = module.visual[1](norm(visual))[0]
     keys, values = module.words[1](norm(text))[0].chunk(2, -1)
@@ -125,7 +127,7 @@ def test_both_stages_teach_to_keep_what_a_question_asks_for(network):
     """One of eight tokens is like the only word, and the guide pays it: after training it is kept first."""
     torch.manual_seed(0)
     module = PruningModule(16, 16)
-    optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+    optimizer = AdamW(module.parameters(), lr=1e-2)
     asked = torch.ones(16, 1, dtype=torch.bool)
     for _ in range(150):
         x, i = torch.randn(16, 8, 16), torch.randint(8, (16,))
