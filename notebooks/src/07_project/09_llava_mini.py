@@ -241,7 +241,7 @@ for name, module in {"1 token": mini, "4 tokens": four}.items():
 
 # %%
 between = {1: mini, 4: four}
-wordings = {"how many objects are there ?": 0, "which objects are there ?": 0, "what digit is on the circle ?": 0}
+wordings = ["how many objects are there ?", "which objects are there ?", "what digit is on the circle ?"]
 
 
 def ask(scene=3, question="how many objects are there ?", tokens=1):
@@ -253,14 +253,14 @@ def ask(scene=3, question="how many objects are there ?", tokens=1):
 ask()
 
 # %%
-control = viz.slider(ask, scene=(0, 15), question=list(wordings), tokens=list(between))
+control = viz.slider(ask, scene=(0, 15), question=wordings, tokens=list(between))
 viz.ends(control)
 control
 
 # %% [markdown]
 # ## The verdict
 #
-# "All kinds": the league's, whose means differ from 1 point on. "Per question": this lesson's.
+# "All kinds": the league's, where 1 point tells two means apart. "Per question": this lesson's.
 
 # %%
 one, spent = league["llava_mini", 1], 100 * (found["LLaVA-Mini, 1"].flops + found["LLaVA-Mini, 1"].own)
@@ -271,7 +271,7 @@ measures = [
     papers.better("all kinds, unfused, 1", one["all kinds"], than=single, margin=1, unit="%"),
     papers.better("all kinds, unfused, 4", league["llava_mini", 4]["all kinds"], than=several, margin=1, unit="%"),
     papers.better("all kinds, pixel shuffle, 16", one["all kinds"], than=shuffled, margin=1, unit="%"),
-    papers.not_worse("all kinds, all patches", one["all kinds"], than=patches, by=5, unit="%", paper="1 above 576"),
+    papers.not_worse("all kinds, all patches", one["all kinds"], than=patches, by=5, unit="%", paper="above 576"),
     papers.better("FLOPs, all patches", spent, than=100, margin=50, unit="%", higher=False, paper="23 (77 fewer)"),
     papers.not_worse("per question, last layer blind", blind, than=sighted, by=5, unit="%"),
 ]
@@ -297,11 +297,12 @@ papers.verdict(
 counts, spends = (1, 2, 4, 8, 16), {"baseline: all patches, read once": [], "ours: fused for each question": []}
 for q in counts:
     asks_q = stage.asked.words[:1, :1].expand(-1, q, -1)
-    spends["baseline: all patches, read once"].append(metrics.flops(host.several, visual[:1], asks_q) / 1e6)
+    once = metrics.flops(lambda: host.several(host.project(x[:1]), asks_q))  # noqa: B023
+    spends["baseline: all patches, read once"].append(once / 1e6)
     spends["ours: fused for each question"].append(q * stage.spent(mini, 1) / 1e6)
 curves = {name: (counts, values) for name, values in spends.items()}
 viz.show(
-    viz.lines(curves, "From seven questions on, fusing costs more", "questions about one picture", "million FLOPs")
+    viz.lines(curves, "From eight questions on, fusing costs more", "questions about one picture", "million FLOPs")
 )
 
 # %% [markdown]
@@ -355,4 +356,4 @@ check_2(fuse_all)
 #
 # ## What was left out
 #
-# Video, large pictures. Read on: `crosslmm` lets words look at patches inside the model.
+# Video, large pictures. Read on: [CrossLMM](10_crosslmm.ipynb) lets words look at patches inside the model.
