@@ -21,6 +21,7 @@ from minitok.reduce.todre import todre
 from minitok.reduce.token_correlation import token_correlation
 from minitok.reduce.token_transforming import token_transforming
 from minitok.reduce.tome import tome
+from minitok.reduce.vflowopt import vflowopt
 
 __all__ = ["Blended", "Hourglass", "Kept", "Merged", "Reduction", "STViT", "SemanticTokens"]
 __all__ += ["cost", "even", "falling", "highest", "offered", "once", "reconstruction", "resume", "spread"]
@@ -44,4 +45,5 @@ __all__ += [
     "token_correlation",
     "token_transforming",
     "tome",
+    "vflowopt",
 ]

@@ -122,12 +122,15 @@ class Cut:
 
     def answers(self, reduction: Reduction | None = None) -> Float[Tensor, "b q v"]:
         """The logits of all answers when the rest of the model reads the reduced tokens, or all that are there."""
-        cut = self if reduction is None else self.left(reduction)
-        x, blocks = cut.begun()
+        return self.host.head((self if reduction is None else self.left(reduction)).ends())
+
+    def ends(self) -> Float[Tensor, "b q c"]:
+        """What the language model makes of the last word of each question, from which the head reads the answer."""
+        x, blocks = self.begun()
         for block in blocks:
-            x = block(x, cut.places, cut.seen)
-        t = int((cut.slots == 0).sum())
-        return self.host.head(self.host.lm.norm(x)[:, cut.visual.shape[1] + t - 1 :: t])
+            x = block(x, self.places, self.seen)
+        t = int((self.slots == 0).sum())
+        return self.host.lm.norm(x)[:, self.visual.shape[1] + t - 1 :: t]
 
     def begun(self) -> tuple[Float[Tensor, "b m c"], list[Block]]:
         """The hidden states behind the layer of the cut, and the layers that are left."""

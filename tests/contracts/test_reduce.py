@@ -30,6 +30,7 @@ BY_PLACE = {
     "explain_compress": "a convolution runs along the tokens in their order",
     "hired": "the place of a token says which picture it is of",
     "globalcom2": "the place of a token says which picture it is of, and where in it",
+    "vflowopt": "tokens share a cell by their places",
     "tome": "the place of a token, even or odd, says on which side of the matching it is",
     "expedit": "a token may only go to centres that are near on the grid",
     "hot": "of two frames that are nearest to one another, so equally dense, the earlier one is the centre",
