@@ -179,7 +179,10 @@ rho = float(torch.corrcoef(torch.stack([ranks(cosines), ranks(kept)]))[0, 1])
 print(f"rank correlation of cosine and answers kept, over 16 points by lot: {rho:.2f}")
 
 # %% [markdown]
-# TEXT
+# The cosine is a guide that needs no labels: over points by lot it ranks settings much as the answers kept do. The
+# search climbs to 0.93, lots to 0.89. It ends near a setting by hand, with next to nothing pruned inside, as the
+# paper's own settings for 10 and 25 % do, and with much entropy. So few questions tell no two of these settings apart
+# by right answers. What they do tell is that recycling helps: without it, counts fall from 58 to 25 %.
 #
 # ## Play: what is kept and recycled?
 
@@ -233,14 +236,15 @@ papers.verdict(
 # The search sees 3 scenes. What is the cosine of the points that it found, on the 12 others?
 
 # %%
-for name, (point, value) in best.items():
-    other = float(reduce_search.worth(stage, point, average)[0].mean())
-    print(f"{name}: {value:.3f} where it was searched, {other:.3f} on other scenes")
+point, value = best["ours: Gaussian process"]
+other = float(reduce_search.worth(stage, point, average)[0].mean())
+print(f"searched: {value:.3f} on its own scenes, {other:.3f} on others")
 other = float(reduce_search.worth(stage, hand["by hand, 1/4"], average)[0].mean())
 print(f"by hand, 1/4: {objective(hand['by hand, 1/4']):.3f} and {other:.3f}")
 
 # %% [markdown]
-# TEXT2
+# The best of 16 is best on the scenes that chose it; a third of its lead over the setting by hand is left on others.
+# And at the same average ToMe moves answers least of all: it needs keys, but no attention, no pixels and no search.
 #
 # ## Exercises
 #
@@ -286,5 +290,5 @@ check_2(last_share)
 #
 # ## What was left out
 #
-# Crops and their thumbnail share one budget in the paper, cells apart. Its own best settings for 10 and 25 % have
-# alpha = 0 and hardly prune inside. Read on: [AIM](22_aim.ipynb) merges before it prunes.
+# Crops and their thumbnail share one budget in the paper, cells apart. Its own best settings have
+# alpha = 0. Read on: [AIM](22_aim.ipynb) merges before it prunes.

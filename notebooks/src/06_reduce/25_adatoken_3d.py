@@ -11,8 +11,7 @@
 #
 # **A reading of an abstract.** Abstract and introduction of this paper could be read; no code is public. They say:
 # measure by attention how much flows from each spatial token to the words, fit the pruning to that; over 60 % of the
-# tokens contribute less than 5 %. Score, layer, threshold are ours. So is the host: their tokens are of 3D scenes, ours
-# patches of a picture.
+# tokens contribute less than 5 %. Score, layer, threshold are ours, and the host: patches of a picture, not 3D scenes.
 
 # %%
 import torch
@@ -149,10 +148,7 @@ shown, count = (0.8, 0.6, 0.4), counts[0.6][2]
 found = [tokens_for(flows[2], share) for share in shown]
 ours = [rows["ours, 60 % of the flow"] if k == count else stage.measure(adatoken_3d, k, 2) for k in found]
 lots = [rows[f"by lot, {count}"] if k == count else stage.measure(stages.reduce.LOTS[0], k, 2) for k in found]
-series = {
-    "ours: highest flow": (found, [row.even for row in ours]),
-    "baseline: by lot": (found, [row.even for row in lots]),
-}
+series = {name: (found, [row.even for row in many]) for name, many in (("ours: highest flow", ours), ("by lot", lots))}
 viz.show(
     viz.lines(
         series, "Little is lost until little is left", "visual tokens after layer 2 (of 256)", "right answers (%)"

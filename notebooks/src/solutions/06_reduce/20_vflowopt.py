@@ -23,7 +23,8 @@ def my_vflowopt(x, k, *, scores, grid=None, cell=4.0):
             q = next(q for q in range(n + 1) if q + len({cells[j] for j in order[q:]}) == k)
             for j in order[q:]:
                 groups.setdefault(cells[j], []).append(j)
-        members = sorted([[j] for j in order[:q]] + list(groups.values()), key=lambda some: some[0])
+        members = [[j] for j in order[:q]] + list(groups.values())
+        members.sort(key=lambda some: max((float(weights[j]), -j) for j in some)[1], reverse=True)
         for place, some in enumerate(members):
             out[place, some] = weights[some]
     return Reduction.blend(matrix)
