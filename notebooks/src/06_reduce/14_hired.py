@@ -162,7 +162,7 @@ share = {}
 for name, look in {"ours: first layer": early, "last layer": late}.items():
     found = marks(look[:, :64], (2, 2)).gather(1, full[:, None])
     share[name] = 100 * float(found.float().mean()) / 32
-viz.show(viz.bars(share | {"baseline: lots": 25.0}, "Neither look finds the full quarter", "marks in it (%)"))
+viz.show(viz.bars(share | {"baseline: lots": 25.0}, "Marks of neither look find the full quarter", "marks in it (%)"))
 
 # %% [markdown]
 # Hardly: the budgets are nearly even. Then the answers, with two ablations: **half**, where the thumbnail gets half as
@@ -307,4 +307,4 @@ check_2(bands)
 # ## What was left out
 #
 # The paper's gain is time: 4.7 times the tokens a second on a small GPU. The borders that fill up crops of other
-# shapes. Read on: [GlobalCom2](16_globalcom2.ipynb), where the thumbnail also says which tokens of a crop stay.
+# shapes. Read on: [GlobalCom2](16_globalcom2.ipynb), where sums instead of marks say what a crop is worth.
