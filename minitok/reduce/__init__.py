@@ -3,6 +3,8 @@
 from minitok.reduce._common import Blended, Kept, Merged, Reduction, cost, even, highest, offered, once, resume, spread
 from minitok.reduce.adatoken_3d import adatoken_3d
 from minitok.reduce.aim import aim
+from minitok.reduce.centerclip import centerclip
+from minitok.reduce.corematching import corematching
 from minitok.reduce.covipal import covipal
 from minitok.reduce.divprune import divprune
 from minitok.reduce.expedit import expedit, reconstruction
@@ -28,6 +30,8 @@ __all__ += ["cost", "even", "falling", "highest", "offered", "once", "reconstruc
 __all__ += [
     "adatoken_3d",
     "aim",
+    "centerclip",
+    "corematching",
     "covipal",
     "divprune",
     "expedit",

@@ -15,13 +15,15 @@ from torch import Tensor
 
 from minitok.nn import Block
 from minitok.reduce import Kept, Reduction
+from minitok.reduce.corematching import activations
 from minitok.reduce.explain_compress import of_first_layer
 from minitok.vlm import VLM, slots_apart
 
 # What a method may ask for that differs from question to question of one picture.
-ASKING = ("paid", "payments", "text", "asked", "first_attention")
+ASKING = ("paid", "payments", "text", "asked", "first_attention", "neurons", "word_neurons")
 # What is forgotten when tokens go, since each layer has its own, and what is not the tokens'.
-PASSING, WORDS = ("keys", "attention", "paid", "payments", "first_attention"), ("text", "asked")
+PASSING = ("keys", "attention", "paid", "payments", "first_attention", "neurons", "word_neurons")
+WORDS = ("text", "asked")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +65,8 @@ class Cut:
 
         `paid` (r h m n): what its m tokens, the visual ones and then its words, pay to the visual ones; `payments`
         (r h m m): to all m; `text` (r t c): its words, embedded; `asked` (r t): which of them are words and not
-        filling; before the language model `first_attention` (r h t n): what its words will pay to the visual tokens in
-        the first layer.
+        filling; `neurons` (r n f) and `word_neurons` (r t f): what fires in the layer's feed-forward part; before
+        the language model `first_attention` (r h t n): what its words will pay to the visual tokens in the first layer.
         """
         (picture, slot), n = rows.unbind(1), self.visual.shape[1]
         t = int((self.slots == 0).sum())
@@ -82,6 +84,10 @@ class Cut:
             self.hidden[picture[:, None], index],
             self.places.expand(len(self.hidden), -1)[picture, : n + t],
         )
+        if self.layer is not None and {"neurons", "word_neurons"} & {*names}:
+            block = cast("Block", self.host.lm.blocks[self.layer])
+            fired = activations(block.mlp, block.norm2(hidden))
+            signals |= {"neurons": fired[:, :n], "word_neurons": fired[:, n:]}
         if self.layer is None and "first_attention" in names:
             signals["first_attention"] = of_first_layer(self.host.lm, hidden[:, :n], hidden[:, n:], places)
         return replace(

@@ -20,7 +20,7 @@ NEEDS = {
     "attention": "attention", "paid": "attention, text", "middle": "attention", "deep": "attention",
     "payments": "attention, text",
     "cls_attention": "CLS", "cls_first": "CLS", "keys": "keys", "text": "text", "asked": "text",
-    "first_attention": "attention, text",
+    "first_attention": "attention, text", "neurons": "neurons", "word_neurons": "neurons, text",
 }  # fmt: skip
 R = TypeVar("R", bound=answers.Row)
 KINDS = ("exists", "colour", "shape", "count", "relations", "digit")

@@ -25,6 +25,8 @@ from minitok.vit import ViT
 B, N, C = 3, 16, 8
 # Exceptions, each with its reason.
 BY_PLACE = {
+    "centerclip": "of two tokens alone in a cluster the lower index is the medoid",
+    "corematching": "numbers of neurons are often equal, and of equals the lower index counts",
     "random_drop": "a draw belongs to a place",
     "token_correlation": "a draw belongs to a place, and a place to a picture",
     "explain_compress": "a convolution runs along the tokens in their order",
@@ -55,7 +57,7 @@ NOT_COMPILED = dict.fromkeys(
 TOKENS = {
     "x": (1,), "keys": (2,), "attention": (2, 3), "cls_attention": (2,), "cls_first": (2,), "paid": (3,),
     "payments": (2, 3), "middle": (3,), "deep": (3,), "scores": (1,), "size": (1,), "text": (),
-    "asked": (), "first_attention": (3,),
+    "asked": (), "first_attention": (3,), "neurons": (1,), "word_neurons": (),
 }  # fmt: skip
 # Papers whose tokens are made by trained layers: their modules hold an `nn.Module`, not a function of signals.
 LEARNED = {"stvit": "STViT"}
@@ -87,6 +89,8 @@ def given(seed: int = 0) -> dict:
         "text": random(B, 5, C),
         "asked": torch.rand(B, 5, generator=generator) < 0.6,
         "first_attention": random(B, 2, 5, N).softmax(-1),
+        "neurons": random(B, N, 12),
+        "word_neurons": random(B, 5, 12),
         **TRAINED,
         "grid": (4, 4),
         "frames": 4,
@@ -298,7 +302,11 @@ def test_bad_signals_are_refused(method):
     for name in method.names:
         if name in TOKENS and name != "x":
             signal = given()[name]
-            for bad in (signal[..., :-1, :] if name == "keys" else signal[..., :-1], signal[:-1], signal / 0):
+            for bad in (
+                signal[..., :-1, :] if name in ("keys", "neurons") else signal[..., :-1],
+                signal[:-1],
+                signal / 0,
+            ):
                 with pytest.raises(ValueError, match=f"^{name} "):
                     method(5, **{name: bad})
 
