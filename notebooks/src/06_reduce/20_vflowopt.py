@@ -243,7 +243,7 @@ other = float(reduce_search.worth(stage, hand["by hand, 1/4"], average)[0].mean(
 print(f"by hand, 1/4: {objective(hand['by hand, 1/4']):.3f} and {other:.3f}")
 
 # %% [markdown]
-# The best of 16 is best on the scenes that chose it; a third of its lead over the setting by hand is left on others.
+# The best of 16 is best on the scenes that chose it; a quarter of its lead over the setting by hand is left on others.
 # And at the same average ToMe moves answers least of all: it needs keys, but no attention, no pixels and no search.
 #
 # ## Exercises
