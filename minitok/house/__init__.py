@@ -34,6 +34,7 @@ OF_LESSONS: tuple[str, ...] = (
     "stvit",
     "vlm_dense",
     "hot",
+    "top_vim",
 )
 
 

@@ -23,9 +23,10 @@ from minitok.reduce.todre import todre
 from minitok.reduce.token_correlation import token_correlation
 from minitok.reduce.token_transforming import token_transforming
 from minitok.reduce.tome import tome
+from minitok.reduce.top_vim import VisionScan, top_vim
 from minitok.reduce.vflowopt import vflowopt
 
-__all__ = ["Blended", "Hourglass", "Kept", "Merged", "Reduction", "STViT", "SemanticTokens"]
+__all__ = ["Blended", "Hourglass", "Kept", "Merged", "Reduction", "STViT", "SemanticTokens", "VisionScan"]
 __all__ += ["cost", "even", "falling", "highest", "offered", "once", "reconstruction", "resume", "spread"]
 __all__ += [
     "adatoken_3d",
@@ -49,5 +50,6 @@ __all__ += [
     "token_correlation",
     "token_transforming",
     "tome",
+    "top_vim",
     "vflowopt",
 ]

@@ -57,7 +57,7 @@ NOT_COMPILED = dict.fromkeys(
 TOKENS = {
     "x": (1,), "keys": (2,), "attention": (2, 3), "cls_attention": (2,), "cls_first": (2,), "paid": (3,),
     "payments": (2, 3), "middle": (3,), "deep": (3,), "scores": (1,), "size": (1,), "text": (),
-    "asked": (), "first_attention": (3,), "neurons": (1,), "word_neurons": (),
+    "asked": (), "first_attention": (3,), "neurons": (1,), "word_neurons": (), "outputs": (1,),
 }  # fmt: skip
 # Papers whose tokens are made by trained layers: their modules hold an `nn.Module`, not a function of signals.
 LEARNED = {"stvit": "STViT"}
@@ -86,6 +86,7 @@ def given(seed: int = 0) -> dict:
         "deep": random(B, 2, N + 1, N).softmax(-1),
         "size": torch.randint(1, 4, (B, N), generator=generator).float(),
         "scores": random(B, N),
+        "outputs": random(B, N, 6),
         "text": random(B, 5, C),
         "asked": torch.rand(B, 5, generator=generator) < 0.6,
         "first_attention": random(B, 2, 5, N).softmax(-1),
@@ -303,7 +304,7 @@ def test_bad_signals_are_refused(method):
         if name in TOKENS and name != "x":
             signal = given()[name]
             for bad in (
-                signal[..., :-1, :] if name in ("keys", "neurons") else signal[..., :-1],
+                signal[..., :-1, :] if name in ("keys", "neurons", "outputs") else signal[..., :-1],
                 signal[:-1],
                 signal / 0,
             ):
