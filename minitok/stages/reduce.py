@@ -71,10 +71,10 @@ SCORES = {
     "right": "%", "loyal": "%", "moved": "bits", "cost": "billion FLOPs", "own": "billion FLOPs", "count": "%",
     "digit": "%", "object": "%", "mIoU": "%",
 }  # fmt: skip
-OF_CROPS, OF_CLIPS = (160, 80, 64, 32, 20), (256, 128, 64, 32)
+OF_CROPS, OF_CLIPS = (160, 80, 64, 32, 20), (128, 64)
 COUNTS = {
     "once": (192, 128, 64, 32, 16, 8), "spread": (64, 16), "before": COUNT, "inside": COUNT, "crops": OF_CROPS,
-    "quarters": OF_CROPS, "clips": OF_CLIPS, "crops inside": (80, 32), "clips inside": (128, 32),
+    "quarters": OF_CROPS, "clips": OF_CLIPS, "crops inside": (64,), "clips inside": (64,),
     "dense": (144, 64, 36, 16),
 }  # fmt: skip
 SCENES, INSIDE = 96, 1

@@ -12,6 +12,7 @@ import torch
 
 from minitok import papers, stages, viz
 from minitok.reduce import Reduction, divprune, fopru, pitome, random_drop, token_transforming, tome
+from minitok.tables import aligned
 
 # %% [markdown]
 # ## The problem
@@ -51,7 +52,9 @@ for name, method in methods.items():
 # %% [markdown]
 # `keys` and `attention` are those of the layer in which the reduction takes place (`cls_attention` is what CLS pays to
 # each patch), `size` says how many patches a token stands for already. `random_drop` and `divprune` need the tokens
-# alone. A method that needs attention maps cannot run behind fast attention, which never writes them out.
+# alone. A method that needs attention maps cannot run behind fast attention, which never writes them out. On a GPU
+# `tome_triton.tome` and `divprune_triton.divprune` make the same choices in a few launches; `minitok bench --kernels`
+# times them.
 #
 # ## The stage
 #
@@ -196,23 +199,63 @@ assert found["todre"][3] > found["random_drop"][3] + 5
 # ([FoPru](13_fopru.ipynb), [HiPrune](15_hiprune.ipynb)) keeps more of the object asked for and answers less. Means of
 # squares count well and lose relations.
 #
+# ## All hosts side by side
+#
+# `vlm_many` reads several pictures at once, a thumbnail with four **crops** of a large scene or the frames of
+# **clips**, and one budget is shared among them; in **quarters** all objects are in one crop. **Dense** asks the
+# `vlm`'s vision encoder what each patch shows, with fewer tokens in between. Right answers in %, "-" where a method is
+# not made for it:
+
+# %%
+places = {"once": 16, "before": 32, "inside": 32, "crops": 64, "quarters": 64, "clips": 64, "dense": 64}
+names = dict.fromkeys(row["method"] for row in facts["rows"] if row["where"] in places)
+lines = [("", *(f"{where}, {k}" for where, k in places.items()))]
+for name in names:
+    found = [at.get((where, name, k)) for where, k in places.items()]
+    lines.append((name, *(f"{row['right']:.1f}" if row else "-" for row in found)))
+print(aligned(lines))
+
+# %%
+for where, k in places.items():
+    lots, found = at[where, "random_drop", k]["right"], [at.get((where, name, k)) for name in names]
+    right = [row["right"] for row in found if row and row["method"] != "random_drop"]
+    best = max((row for row in found if row), key=lambda row: row["right"])
+    worse = sum(value < lots for value in right)
+    print(f"{where:9} {k:3} tokens: {worse} of {len(right)} answer less than lots; best {best['method']}")
+
+# %% [markdown]
 # ## On a model of someone else's
 #
-# The methods are functions of tensors, so any model's tokens will do. Here a ViT of Hugging Face's `transformers`
-# (extra `models`; random weights, so there is nothing to download), whose patch tokens are merged between two of its
-# layers:
+# The methods are functions of tensors, so any model's tokens will do. Here two of Hugging Face's `transformers` (extra
+# `models`; random weights, so there is nothing to download): a ViT, whose patch tokens are merged between two of its
+# layers, and a LLaVA, whose language model reads 32 of 256 visual tokens.
 
 # %%
 try:
-    from transformers import ViTConfig, ViTModel
+    import transformers
 except ImportError:
+    transformers = None
     print("pip install minitok[models] brings transformers")
 else:
-    config = ViTConfig(hidden_size=96, num_hidden_layers=4, num_attention_heads=4, image_size=64, patch_size=8)
-    other = ViTModel(config, add_pooling_layer=False).eval()
+    each = {"image_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+    config = transformers.ViTConfig(hidden_size=96, patch_size=8, **each)
+    other = transformers.ViTModel(config, add_pooling_layer=False).eval()
     merge_after = lambda layer, inputs, hidden: tome(hidden[:, 1:], 16).beside(1).apply(hidden)  # noqa: E731
     other.layers[1].register_forward_hook(merge_after)  # CLS stays, 64 patch tokens become 16
     print("tokens that come out:", tuple(other(pixel_values=stage.images[:2]).last_hidden_state.shape))
+
+# %%
+if transformers is not None:
+    eyes = transformers.CLIPVisionConfig(hidden_size=64, patch_size=4, **each)
+    mouth = transformers.LlamaConfig(hidden_size=96, vocab_size=200, num_hidden_layers=3, num_attention_heads=4)
+    theirs = transformers.LlavaConfig(vision_config=eyes, text_config=mouth, image_token_index=199)
+    theirs = transformers.LlavaForConditionalGeneration(theirs).eval()
+    patches = theirs.model.vision_tower(stage.images[:2], output_hidden_states=True).hidden_states[-2][:, 1:]
+    visual = theirs.model.multi_modal_projector(patches)
+    few = divprune(visual, 32).apply(visual)
+    words = theirs.get_input_embeddings()(torch.tensor([[5, 6, 7], [5, 6, 8]]))
+    read = theirs.model.language_model(inputs_embeds=torch.cat([few, words], 1)).last_hidden_state
+    print(tuple(visual.shape), "->", tuple(few.shape), "->", tuple(theirs.lm_head(read).shape))
 
 # %% [markdown]
 # ## Your own method
