@@ -19,6 +19,10 @@ from minitok.data import clothing
 from minitok.house import Options
 from minitok.reduce import (
     Reduction,
+    adatoken_3d,
+    aim,
+    centerclip,
+    corematching,
     divprune,
     expedit,
     falling,
@@ -28,6 +32,7 @@ from minitok.reduce import (
     hiprune,
     hired,
     pitome,
+    recoverable,
     todre,
     token_correlation,
     token_transforming,
@@ -59,9 +64,8 @@ HOW = (
     "each patch of 96 scenes shows; 'right' are patches with all three right, 'mIoU' is the mean overlap of classes; "
     "merged tokens are copied back, dropped ones copy the nearest kept, squares are enlarged bilinearly. Cost is that "
     "of the layers for one picture, or of the language model's for one question; 'own' is what a method itself "
-    "computes, the way back with it. "
-    "'right' is the mean of the kinds of question, 'count' and 'digit' are two of them; 'loyal' answers are as with "
-    "all tokens; 'moved' is how far the answer went, as a Kullback-Leibler divergence; 'object' is how much of the "
+    "computes, the way back with it. 'right' is the mean of the kinds of question, 'count' and 'digit' are two of them; "
+    "'loyal' answers are as with all tokens; 'moved' is how far the answer went, as a Kullback-Leibler divergence; 'object' is how much of the "
     "object asked for, in all pictures that show it, lies in kept patches. Random dropping is the mean of five draws. "
     "Controls: pooling, the means of squares of patches; radial, the patches nearest the middle, both of each "
     "picture; attended, those that CLS attends to most in that layer, or in the last of the vlm's ViT; evenly, as "
@@ -90,13 +94,15 @@ METHODS: dict[str, Sequence[Method]] = {
     "hiprune": [hiprune], "hired": [hired], "globalcom2": [globalcom2], "pooling": [pooling], "radial": [radial],
     "token_correlation": [partial(token_correlation, seed=seed) for seed in range(3)],
     "attended": [attended], "evenly": [evenly], "expedit": [expedit], "explain_compress": [pruners.compressed],
-    "covipal": [pruners.contextual],
+    "covipal": [pruners.contextual], "recoverable": [recoverable], "aim": [aim], "adatoken_3d": [adatoken_3d],
+    "corematching": [corematching], "centerclip": [partial(centerclip, frames=8, segments=8)],
 }  # fmt: skip
 # Where a method is measured, if not everywhere: some ask for what only one host or place can tell.
 ONLY = {"fastv": ("inside", "crops inside", "clips inside"), "hiprune": ("before", "inside"), "expedit": ("dense",)}
 ONLY |= dict.fromkeys(("pooling", "radial"), tuple(where for where in COUNTS if where != "spread"))
 ONLY |= dict.fromkeys(("hired", "globalcom2", "token_correlation"), ("crops", "quarters", "crops inside"))
-ONLY |= dict.fromkeys(("explain_compress", "covipal"), ("before",))
+ONLY |= dict.fromkeys(("explain_compress", "covipal", "recoverable"), ("before",))
+ONLY |= dict.fromkeys(("aim", "adatoken_3d", "corematching"), ("inside",)) | {"centerclip": ("clips",)}
 ONLY["evenly"] = tuple(where for where in COUNTS if AT.get(where, where) in PICTURES)
 # How all tokens are brought back on the dense host, where not by copies.
 BACK = {"expedit": reduce_dense.rebuilt, "pooling": reduce_dense.smooth}

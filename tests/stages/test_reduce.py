@@ -137,16 +137,18 @@ def test_a_host_has_its_stage(stage):
 
 def test_methods_are_measured_where_they_can_run():
     assert [k for name, k in reduce.pieces("inside") if name == "pooling"] == [81, 16]
-    of_crops, learned = {"hired", "globalcom2", "token_correlation"}, {"explain_compress", "covipal"}
-    methods = set(reduce.METHODS) - learned
-    assert {name for name, _ in reduce.pieces("inside")} == methods - {"evenly", "expedit", *of_crops}
+    of_crops, asking = {"hired", "globalcom2", "token_correlation"}, {"aim", "adatoken_3d", "corematching"}
+    learned, methods = {"explain_compress", "covipal", "recoverable"}, set(reduce.METHODS)
+    methods -= learned | asking | {"centerclip"}
+    assert {name for name, _ in reduce.pieces("inside")} == methods - {"evenly", "expedit", *of_crops} | asking
     outside = {"fastv", "evenly", "expedit", *of_crops}
     assert {name for name, _ in reduce.pieces("before")} == methods - outside | learned
-    assert {name for name, _ in reduce.pieces("clips")} == methods - {"fastv", "hiprune", "expedit", *of_crops}
+    of_clips = methods - {"fastv", "hiprune", "expedit", *of_crops} | {"centerclip"}
+    assert {name for name, _ in reduce.pieces("clips")} == of_clips
     assert {name for name, _ in reduce.pieces("dense")} == methods - {"fastv", "hiprune", "evenly", *of_crops}
     assert of_crops < {name for name, _ in reduce.pieces("quarters")}
     assert [k for name, k in reduce.pieces("quarters") if name == "pooling"] == [80, 20]
-    assert [k for name, k in reduce.pieces("clips inside") if name in ("pooling", "fastv")] == [128, 32, 128, 32]
+    assert [k for name, k in reduce.pieces("clips inside") if name in ("tome", "fastv")] == [64, 64]
     assert not {"fastv", "hiprune", "pooling", "radial"} & {name for name, _ in reduce.pieces("spread")}
     assert [k for name, k in reduce.pieces("once") if name == "tome"] == [192, 128, 64, 32, 16, 8]
 
