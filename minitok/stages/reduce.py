@@ -64,12 +64,12 @@ HOW = (
     "each patch of 96 scenes shows; 'right' are patches with all three right, 'mIoU' is the mean overlap of classes; "
     "merged tokens are copied back, dropped ones copy the nearest kept, squares are enlarged bilinearly. Cost is that "
     "of the layers for one picture, or of the language model's for one question; 'own' is what a method itself "
-    "computes, the way back with it. 'right' is the mean of the kinds of question, 'count' and 'digit' are two of them; "
-    "'loyal' answers are as with all tokens; 'moved' is how far the answer went, as a Kullback-Leibler divergence; 'object' is how much of the "
-    "object asked for, in all pictures that show it, lies in kept patches. Random dropping is the mean of five draws. "
-    "Controls: pooling, the means of squares of patches; radial, the patches nearest the middle, both of each "
-    "picture; attended, those that CLS attends to most in that layer, or in the last of the vlm's ViT; evenly, as "
-    "many of each picture, by its own CLS."
+    "computes, the way back with it. 'right' is the mean of the kinds of question, 'count' and 'digit' are two of "
+    "them; 'loyal' answers are as with all tokens; 'moved' is how far the answer went, as a Kullback-Leibler "
+    "divergence; 'object' is how much of the object asked for, in all pictures that show it, lies in kept patches. "
+    "Random dropping is the mean of five draws. Controls: pooling, the means of squares of patches; radial, the "
+    "patches nearest the middle, both of each picture; attended, those that CLS attends to most in that layer, or in "
+    "the last of the vlm's ViT; evenly, as many of each picture, by its own CLS."
 )
 SCORES = {
     "right": "%", "loyal": "%", "moved": "bits", "cost": "billion FLOPs", "own": "billion FLOPs", "count": "%",
