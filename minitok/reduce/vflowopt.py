@@ -160,7 +160,7 @@ def search(
     draw = np.random.default_rng(seed)
     low, high = np.array(bounds, dtype=float).T
     tried, values = [], []
-    process = GaussianProcessRegressor(Matern(0.5, nu=2.5), alpha=1e-4, optimizer=None, normalize_y=True)
+    process = GaussianProcessRegressor(Matern(0.5, nu=2.5), alpha=1e-4, optimizer=None, normalize_y=True)  # pyright: ignore[reportArgumentType]
     for call in range(calls):
         point = draw.random(len(bounds))
         if call >= initial:
