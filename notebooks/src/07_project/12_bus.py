@@ -113,7 +113,8 @@ assert difference(logits, bus.selector(inside[rows], text, real)) < 1e-3
 
 # %% [markdown]
 # **2. Its own loss trains it.** A fresh selector, forty steps on every second question; its **recall** on the others:
-# of the patches that overlap what is asked for, how many are among the 32 that stay (by lot: about 18 %).
+# of the patches that overlap what is asked for, how many are among the 32 that stay (where more overlap, of 32; by lot
+# about 18 %).
 
 # %%
 torch.manual_seed(1)
@@ -220,7 +221,8 @@ print(viz.aligned([("4,000 scenes", "tokens", *head), *lines]))
 # "Own" is in million FLOPs, for BUS with the encoder's run, which hears the question; the others' encoder, 1,780 once a
 # picture, is not counted. Matching is worth 21 points: without it lots answer more. Hearing the question
 # is worth 8 against CLS, 25 for digits. But BUS guesses relations, as all learnt queries of this league do. Means and
-# shuffles of squares hear nothing, know relations, and answer more. With 4 tokens BUS leads pooling and resampler.
+# shuffles of squares hear nothing, know relations (means above and below), and answer more. With 4 tokens BUS leads
+# pooling and resampler, and LLaVA-Mini leads BUS.
 #
 # ## Play: what is kept?
 #
