@@ -144,10 +144,10 @@ assert (apart > 1e-5).nonzero().flatten().tolist() == [0]
 #
 # ## The experiment: what do regions and layers buy?
 #
-# Against it: **means** before LLaVA's layers, behind them (**M3**), or before a gated one (**TokenFLEX**); a **pixel
-# shuffle** (a square's patches side by side in the channels, then two layers), for 64 tokens also an equally heavy one;
-# a **resampler** with learnt queries; and TokenPacker itself, as heavy, with the last level four times, or with every
-# query looking everywhere.
+# Against it: **means** before LLaVA's layers, behind them (**M3**), or before gated ones (**TokenFLEX**); a **pixel
+# shuffle** (a square's patches side by side in the channels, then two layers: heavier with 16 tokens, as heavy with
+# 64); a **resampler** with learnt queries; and TokenPacker itself, as heavy, with the last level four times, or with
+# every query looking everywhere.
 
 # %%
 league = {(row["method"], row["tokens"]): row for row in stages.load("project")["rows"] if row["pictures"] == "scenes"}
@@ -165,7 +165,8 @@ viz.show(viz.bars(bars, "16 tokens: regions give 23 points, levels 2", "right an
 # %% [markdown]
 # "Cost" is the language model's for a question, "own" the projector's (million FLOPs; parameters in thousands). Looking
 # into its own square makes TokenPacker work. But means and shuffles keep to squares too. Attention adds 1 to 3 points
-# to means with 16 tokens and takes 1 with 64; TokenFLEX, lighter, and the shuffles answer more, above all relations.
+# to means and M3 with 16 tokens and takes 1 with 64, and costs nearly what the language model does; TokenFLEX, lighter,
+# and the shuffles answer more, above all relations, for far less.
 #
 # The same weights on this lesson's scenes, with how far answers moved from the host's. A gap below its error says
 # nothing: so few questions only rank "everywhere".
@@ -239,7 +240,7 @@ papers.verdict(
 # ## Where it breaks: another size of square
 #
 # The weights fit any s. Trained for squares of 2 x 2 (64 tokens), used with 4 x 4, and the other way round, on the 16
-# scenes:
+# scenes (too few to tell the two apart with 4 x 4):
 
 # %%
 fine = stages.project.trained("tokenpacker", 64)
@@ -281,7 +282,6 @@ def flops(k, n=256):
     return 2 * k * 192 * 128  # replace this: it is the query's first matrix alone
 
 
-# %%
 def check_2(cost):
     for k in (64, 16):
         true = metrics.flops(lambda k=k: packer(x[:1], k, levels=levels[:1]))
