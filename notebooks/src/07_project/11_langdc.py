@@ -70,7 +70,7 @@ told_of("the host itself", "langdc, queries, 22")
 # | ..., left | 13 | `.` |
 #
 # The stop ends it: 3 words, so 3 tokens, **10, 12, 13**: the states that *said* the words, the stop too. Taking the
-# states at the places where the words *stand* would give 12, 13 and one more: everything one place later. A second clip
+# states at the places where the words *stand* would give 12, 13 and one more: everything one place later. A second part
 # that says only "ring ." adds 10, 12; what is not there moves to the end.
 
 
@@ -92,7 +92,8 @@ assert tokens.flatten().tolist() == [10, 12, 13, 10, 12, 0, 0, 0]
 # %% [markdown]
 # ## The mechanism on real tokens
 #
-# **1. Cut, and read.** The video is cut into clips of 4 frames; the expert never sees two at once. It reads the mean of
+# **1. Cut, and read.** A clip is cut into parts of 4 frames (the paper's clips); the expert
+# never sees two at once. It reads the mean of
 # each square of four patches, projected to its width, then the prompt, one learnt vector.
 
 # %%
@@ -176,16 +177,16 @@ print(int(there.sum()), "of", there.shape[1], "tokens are there; the host reads 
 # %% [markdown]
 # ## The recipe
 #
-# 1. Cut the video into clips of 4 frames; encode each frame; patch tokens without CLS.
+# 1. Cut the clip into parts of 4 frames; encode each frame; patch tokens without CLS.
 # 2. Expert: a small causal language model. Its input: projected features, squares of four averaged, then a prompt.
-# 3. Train it on captions of clips: cross-entropy of all words and the stop. Captions must grow with what there is.
+# 3. Train it on captions of parts: cross-entropy of all words and the stop. Captions must grow with what there is.
 # 4. Freeze it. Say the likeliest word after each word until the stop, at most `most` (paper: 128).
-# 5. Token i of a clip: the state after an inner layer at the place that says word i; the prompt's last place says word
+# 5. Token i of a part: the state after an inner layer at the place that says word i; the prompt's last place says word
 #    0. The stop's is the last token.
 # 6. Projector: Linear, GELU, Linear, each token by itself.
-# 7. Clips one after another in time; rows filled up; the filling masked.
+# 7. Parts one after another in time; rows filled up; the filling masked.
 # 8. Train the projector on answers (paper: the language model too), states by teacher forcing.
-# 9. Cost: the expert reads each clip once, and each word; the language model reads a few dozen tokens.
+# 9. Cost: the expert reads each part once, and each word; the language model reads a few dozen tokens.
 #
 # | | paper and its code | here |
 # |---|---|---|
@@ -196,8 +197,8 @@ print(int(there.sum()), "of", there.shape[1], "tokens are there; the host reads 
 #
 # ## The experiment
 #
-# Same steps, same questions, frozen host. LangDC **cut** at 11 words for each part (no more tokens where there is more;
-# 17.2 in the mean), its **words** alone (states of layer 0), and **pooled** frames, four tokens each, no expert.
+# Same steps, same questions, frozen host. LangDC (at most 2 x 20 words), **cut** at 11 a part (17.2 in the mean), its
+# **words** alone (states of layer 0), and **pooled** frames, four tokens each, no expert.
 
 # %%
 told_of(*rows)
@@ -210,10 +211,11 @@ viz.show(viz.lines(series, title, "objects in the clip", "right answers (%)", lo
 
 # %% [markdown]
 # Tokens do follow what is there. But as many learnt queries answer as much, on crowded clips too, and pooled frames
-# more for a third of the cost: the expert costs more than the language model. States say more than words, but for the
-# way, which captions name: the league finds 20 % right about motion (a guess), with words 35, the host itself 31.
+# more for a third of the cost: the expert costs more than the language model. States say more than words, but for
+# one object and for the way, which captions name: about motion the league finds words 35 % right, states 20 (a guess),
+# the host itself 31.
 #
-# Live, on the six clips:
+# Live, on the six clips (the table counts the filling too):
 
 # %%
 counts = method.tokens(stage.features)[1].sum(1)
@@ -286,7 +288,7 @@ print(decode(words)[1])
 assert (named != full.present.sum(1)[1:4]).any()
 
 # %% [markdown]
-# With its usual room the caption is cut; with more it says things twice, and stops late.
+# With 20 words fuller clips are cut; with more it repeats itself, and does not stop.
 #
 # ## Exercises
 #
@@ -336,5 +338,5 @@ check_2(content)
 #
 # ## What was left out
 #
-# The paper's expert is pretrained on text, and a second branch adds pooled tokens for what no caption says. Read on:
+# Pretraining on text, and the second branch. Read on:
 # [CrossLMM](10_crosslmm.ipynb) keeps few tokens and looks back at all patches.
