@@ -84,7 +84,7 @@ class Hourglass(nn.Module):
         choose: Callable[[Tensor, int], Reduction] = hot,
     ) -> None:
         super().__init__()
-        if not 1 <= early <= shape.layers or not 1 <= (k or 1) <= frames:
+        if not 1 <= early <= shape.layers or not 1 <= (1 if k is None else k) <= frames:
             limits = f"expected 1 to the {shape.layers} pairs and 1 to the {frames} frames"
             raise ValueError(f"early={early} and k={k} came, {limits}")
         c, self.k, self.early, self.choose = shape.width, k, early, choose

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from minitok.data.poses import JOINTS
 from minitok.metrics import flops
 from minitok.nn import Shape
 from minitok.reduce import Reduction
@@ -143,11 +144,14 @@ def test_errors_by_hand():
     # Steps (-3, -4, 1) and (0, 2, 0): lengths root 26 and 2, mean squares (2 * 26 + 4) / 6 with weights 2 and 1.
     expected = (2 * 5 + 2 * 1 + 2) / 4 + 0.5 * (2 * 26 + 4) / 6 + 2 * (26**0.5 + 2) / 2
     assert float(lifting_loss(found, true, weights=(2.0, 1.0))) == pytest.approx(expected, rel=1e-6)
-    # By default joints count as the authors have it: the left wrist four times as much as the pelvis.
-    wrist, pelvis = torch.zeros(2, 1, 2, 17, 3)
-    wrist[..., 13, 0] = pelvis[..., 0, 0] = 1.0
-    nothing = torch.zeros(1, 2, 17, 3)
-    assert float(lifting_loss(wrist, nothing)) == pytest.approx(4 * float(lifting_loss(pelvis, nothing)))
+    # By default joints count as the authors have it: 1 for the trunk and hips, 1.5 for head and shoulders, 2.5 for
+    # legs, 4 for elbows and wrists.
+    nothing, counts = torch.zeros(1, 2, 17, 3), {"head": 1.5, "knee": 2.5, "ankle": 2.5, "elbow": 4, "wrist": 4}
+    for i, name in enumerate(JOINTS):
+        off = nothing.clone()
+        off[..., i, 0] = 17.0
+        expected = 1.5 if "shoulder" in name else counts.get(name.split()[-1], 1)
+        assert float(lifting_loss(off, nothing)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +160,7 @@ def test_errors_by_hand():
         (lambda: hot(torch.zeros(1, 3, 2), 2, nearest=0), "nearest=0 came, expected at least 1"),
         (lambda: Hourglass(SHAPE, early=0), "early=0 and k=27 came, expected 1 to the 3 pairs"),
         (lambda: Hourglass(SHAPE, early=4), "early=4 and k=27 came"),
+        (lambda: Hourglass(SHAPE, k=0), "early=1 and k=0 came"),
         (lambda: Hourglass(SHAPE, frames=9, k=10), "k=10 came, expected 1 to the 3 pairs and 1 to the 9 frames"),
     ],
 )

@@ -116,6 +116,17 @@ def test_steps_begin_between_a_thousandth_and_a_tenth():
     assert layer.signals[0].out_features == 2 * 8 + 50
 
 
+def test_sizes_of_a_classifier():
+    torch.manual_seed(0)
+    model = VisionScan()
+    assert model.position.shape == (1, 256, 88)
+    assert float(model.position.detach().std()) == pytest.approx(0.02, rel=0.03)
+    assert [len(model.layers), model.head.out_features] == [6, 10]
+    layer = ScanLayer(88)
+    for held in (layer, *model.layers):
+        assert [held.heads, held.state, held.rate.shape] == [4, 8, (4, 4)]
+
+
 def test_a_classifier_that_keeps_all_is_the_same_however_aligned():
     model, images = random(VisionScan(8, layers=3, heads=2, size=16, classes=5), 0.2), torch.rand(2, 3, 16, 16)
     full = model(images)
