@@ -80,10 +80,8 @@ class Cut:
         if self.attention is not None and "payments" in names:
             pairs = picture[:, None, None], slice(None), index[:, :, None], index[:, None]
             signals["payments"] = self.attention[pairs].permute(0, 3, 1, 2)
-        hidden, places = (
-            self.hidden[picture[:, None], index],
-            self.places.expand(len(self.hidden), -1)[picture, : n + t],
-        )
+        hidden = self.hidden[picture[:, None], index]
+        places = self.places.expand(len(self.hidden), -1)[picture, : n + t]
         if self.layer is not None and {"neurons", "word_neurons"} & {*names}:
             block = cast("Block", self.host.lm.blocks[self.layer])
             fired = activations(block.mlp, block.norm2(hidden))
