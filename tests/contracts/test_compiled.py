@@ -8,8 +8,8 @@ import sys
 from minitok import papers
 
 CHAPTERS = ("quantize", "image", "generate", "speculate", "reduce", "project")
-# One makes a generator, which cannot be done inside of what is compiled; one keeps a store, no tensor; one speaks.
-NOT_COMPILED = {"random_drop", "token_recycling", "langdc"}
+# Two make a generator, which cannot be done inside of what is compiled; one keeps a store, no tensor; one speaks.
+NOT_COMPILED = {"random_drop", "token_correlation", "token_recycling", "langdc"}
 SCRIPT = pathlib.Path(__file__).with_name("compiled.py")
 
 

@@ -52,9 +52,7 @@ for name, method in methods.items():
 # %% [markdown]
 # `keys` and `attention` are those of the layer in which the reduction takes place (`cls_attention` is what CLS pays to
 # each patch), `size` says how many patches a token stands for already. `random_drop` and `divprune` need the tokens
-# alone. A method that needs attention maps cannot run behind fast attention, which never writes them out. On a GPU
-# `tome_triton.tome` and `divprune_triton.divprune` make the same choices in a few launches; `minitok bench --kernels`
-# times them.
+# alone. A method that needs attention maps cannot run behind fast attention, which never writes them out.
 #
 # ## The stage
 #
@@ -216,7 +214,7 @@ for name in names:
 print(aligned(lines))
 
 # %%
-for where, k in places.items():
+for where, k in (("before", 81), ("inside", 81), *places.items()):
     lots, found = at[where, "random_drop", k]["right"], [at.get((where, name, k)) for name in names]
     right = [row["right"] for row in found if row and row["method"] != "random_drop"]
     best = max((row for row in found if row), key=lambda row: row["right"])
@@ -224,6 +222,10 @@ for where, k in places.items():
     print(f"{where:9} {k:3} tokens: {worse} of {len(right)} answer less than lots; best {best['method']}")
 
 # %% [markdown]
+# Lots are a rival: inside the model, and most of all on clips, many methods answer less than they do. Those that choose
+# by attention spend a clip's budget on few frames. Crops want a share for the thumbnail, labels of patches a way back.
+# On a GPU `tome_triton` and `divprune_triton` choose alike in a few launches; `minitok bench --kernels` times them.
+#
 # ## On a model of someone else's
 #
 # The methods are functions of tensors, so any model's tokens will do. Here two of Hugging Face's `transformers` (extra
