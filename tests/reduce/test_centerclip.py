@@ -128,3 +128,9 @@ X = torch.randn(1, 12, 2)
 def test_bad_input_is_refused(x, k, given, message):
     with pytest.raises(ValueError, match=message):
         centerclip(x, k, **given)
+
+
+def test_distances_keep_their_digits_far_from_zero():
+    x = torch.randn(1, 40, 8, generator=torch.Generator().manual_seed(0)) + 1000
+    exact = torch.cdist(x.double(), x.double())
+    assert float((distances(x).double() - exact).abs().max()) < 1e-2
