@@ -83,6 +83,8 @@ def run_all(page: Any) -> None:
     JupyterLab drops what is run before its kernel has answered for the first time; then it is run again. A dialog, as
     a busy machine makes it show when the server is late, is closed; what it said stands in the error, should it matter.
     """
+    from playwright.sync_api import TimeoutError as Late
+
     end = time.monotonic() + 300
     waiting, picture = page.locator(".jp-InputPrompt", has_text="[*]"), page.locator(".widget-interact img")
     dialog, said = page.locator(".jp-Dialog"), set()
@@ -93,9 +95,10 @@ def run_all(page: Any) -> None:
         if not waiting.count():
             if picture.count() or page.locator(ERROR).count():
                 return
-            page.locator(".jp-Notebook .jp-Cell").first.click()
-            page.get_by_role("menuitem", name="Run", exact=True).click()
-            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            with contextlib.suppress(Late):  # a dialog came in between: it is closed in the next round
+                page.locator(".jp-Notebook .jp-Cell").first.click(timeout=5000)
+                page.get_by_role("menuitem", name="Run", exact=True).click(timeout=5000)
+                page.get_by_role("menuitem", name="Run All Cells", exact=True).click(timeout=5000)
         time.sleep(2)
     raise TimeoutError(f"the notebook was not run in five minutes; dialogs: {said or 'none'}")
 
