@@ -4,26 +4,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from minitok import house
 from minitok.data.questions import KINDS
 from minitok.reduce import Reduction, fastv, once, random_drop, tome
 from minitok.stages import controls, reduce, reduce_many
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _host():
-    torch.manual_seed(0)
-    host = house.recipe("vlm_many").build().eval().requires_grad_(False)
-    with torch.no_grad():
-        for weight in host.lm.parameters():
-            weight.mul_(4 if weight.dim() == 2 else 1)  # so that it matters who is looked at
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(house, "load", lambda name: host)
-        yield
+HOST = "vlm_many"  # untrained, by conftest.py
+pytestmark = pytest.mark.usefixtures("untrained")
 
 
 @pytest.fixture(scope="module", params=["crops", "quarters", "clips"])
-def stage(request):
+def stage(request, untrained):
     return reduce.stage(scenes=2, host=request.param)
 
 

@@ -6,28 +6,19 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from minitok import house, metrics
+from minitok import metrics
 from minitok.data.wordings import WORDS
 from minitok.reduce import Reduction, fastv, highest, once, random_drop, spread, tome
 from minitok.stages import reduce, reduce_cuts, reduce_rows, reduce_steps, reduce_vlm
 from minitok.stages.controls import LOTS, attended, pooling
 from minitok.stages.reduce_rows import Row, gap, held, mean, needs, table
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _host():
-    torch.manual_seed(0)
-    host = house.recipe("vlm").build().eval().requires_grad_(False)
-    with torch.no_grad():
-        for weight in host.lm.parameters():
-            weight.mul_(4 if weight.dim() == 2 else 1)  # so that it matters who is looked at
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(house, "load", lambda name: host)
-        yield
+HOST = "vlm"  # untrained, by conftest.py
+pytestmark = pytest.mark.usefixtures("untrained")
 
 
 @pytest.fixture(scope="module")
-def stage():
+def stage(untrained):
     return reduce.stage(scenes=3, host="vlm")
 
 
